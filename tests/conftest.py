@@ -1,0 +1,16 @@
+"""Fixtures that all tests may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of small real data sets; tests that need it are skipped where it is absent."""
+    beside_the_repository = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("BATCH_IMAGING_SHARED", beside_the_repository)) / "data"
+    if not folder.is_dir():
+        pytest.skip("real data are not here (set BATCH_IMAGING_SHARED to the folder above `data`)")
+    return folder
