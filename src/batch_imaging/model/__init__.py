@@ -1,0 +1,1 @@
+"""What every other package speaks: visibilities, images, skies, gains, beams, stations."""
