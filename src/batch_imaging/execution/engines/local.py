@@ -1,0 +1,68 @@
+"""A Dask cluster on this machine: a scheduler in this process, workers as child processes on loopback."""
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dask
+from distributed import Client, LocalCluster
+
+from batch_imaging.errors import ClusterStartTimeout
+from batch_imaging.execution.executor import DaskExecutor
+
+START_DEADLINE_S = 60.0
+
+
+@contextmanager
+def local_executor(
+    n_workers: int, memory_limit_bytes: int, deadline_s: float = START_DEADLINE_S
+) -> Iterator[DaskExecutor]:
+    """Start ``n_workers`` worker processes, yield an executor on them, stop them.
+
+    Each worker does one unit at a time; native libraries get the cores that are left over.
+
+    Raises
+    ------
+    ClusterStartTimeout: not all workers connected within ``deadline_s``.
+    """
+    quiet = logging.WARNING
+    settings = {
+        "distributed.scheduler.allowed-failures": 2,
+        "distributed.worker.memory.terminate": 0.97,
+        "distributed.logging": {"distributed": quiet},
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="batch-imaging-workers-") as folder,
+        dask.config.set(settings),
+    ):
+        try:
+            cluster = LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,
+                memory_limit=memory_limit_bytes,
+                local_directory=folder,
+                silence_logs=quiet,
+            )
+        except (RuntimeError, asyncio.TimeoutError) as error:
+            raise ClusterStartTimeout(f"local Dask cluster did not start: {error}") from error
+        with cluster, Client(cluster, timeout=deadline_s) as client:
+            try:
+                client.wait_for_workers(n_workers, timeout=deadline_s)
+            except TimeoutError as error:
+                here = len(client.scheduler_info(n_workers=-1)["workers"])
+                raise ClusterStartTimeout(
+                    f"{here} of {n_workers} local Dask workers connected within {deadline_s:g} s; "
+                    "is the machine out of memory or processes? Try fewer with --workers"
+                ) from error
+            yield DaskExecutor(client, n_workers, max(1, available_cores() // n_workers))
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

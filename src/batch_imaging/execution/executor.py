@@ -1,0 +1,164 @@
+"""Run a function on units of work: here, one after the other, or on Dask workers.
+
+Pipelines are written against the Executor protocol and never see Dask. A unit is a small value that says what to do; the
+function reads what it needs from disk and returns something small, so any worker can do any unit, and a unit whose worker died
+is simply done again.
+"""
+
+import os
+import resource
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from distributed import Client, Future, KilledWorker
+
+from batch_imaging.errors import ResourceError, WorkerLost
+from batch_imaging.kernels.gridding import set_native_threads
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """Which process did a unit and the most memory it has held so far, bytes."""
+
+    pid: int
+    peak_rss_bytes: int
+
+
+class Executor(Protocol):
+    """Runs units of work.
+
+    Attributes
+    ----------
+    n_workers: units that run at the same time.
+    native_threads: threads a unit may use in ducc0 and radler.
+    peak_rss_bytes: highest memory of every process that did a unit, by process id.
+    """
+
+    n_workers: int
+    native_threads: int
+    peak_rss_bytes: dict[int, int]
+
+    def map(
+        self, function: Callable[..., Result], units: Sequence[Unit], *shared: Any
+    ) -> Iterator[Result]:
+        """Yield ``function(unit, *shared)`` for every unit, in their order.
+
+        Only a bounded number of results is held. The first error is raised, after what had not
+        begun was cancelled.
+        """
+
+    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Return ``function(*arguments)``, done as one unit that may use all cores."""
+
+
+class SerialExecutor:
+    """Runs everything in this process."""
+
+    def __init__(self, native_threads: int = 1) -> None:
+        self.n_workers = 1
+        self.native_threads = native_threads
+        self.peak_rss_bytes: dict[int, int] = {}
+        set_native_threads(native_threads)
+
+    def map(
+        self, function: Callable[..., Result], units: Sequence[Unit], *shared: Any
+    ) -> Iterator[Result]:
+        for unit in units:
+            result, report = _reported(function, unit, *shared)
+            self.peak_rss_bytes[report.pid] = report.peak_rss_bytes
+            yield result
+
+    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        return next(iter(self.map(_apply, [arguments], function)))
+
+
+class DaskExecutor:
+    """Runs units on the workers of a Dask cluster, at most two a worker in flight.
+
+    A unit prefers one worker, the same in every call with as many units, because that worker may
+    still have its data in memory; it may go elsewhere.
+    """
+
+    UNITS_IN_FLIGHT_PER_WORKER = 2
+
+    def __init__(self, client: Client, n_workers: int, native_threads: int) -> None:
+        self.n_workers = n_workers
+        self.native_threads = native_threads
+        self.peak_rss_bytes: dict[int, int] = {}
+        self._client = client
+        client.run(set_native_threads, native_threads)
+
+    def map(
+        self, function: Callable[..., Result], units: Sequence[Unit], *shared: Any
+    ) -> Iterator[Result]:
+        workers = sorted(self._client.scheduler_info(n_workers=-1)["workers"])
+        if not workers:
+            raise WorkerLost("no Dask worker is left; see the workers' logs for why they ended")
+        waiting: deque[tuple[Unit, Future]] = deque()
+        remaining = iter(enumerate(units))
+        try:
+            while True:
+                while len(waiting) < self.UNITS_IN_FLIGHT_PER_WORKER * len(workers):
+                    try:
+                        index, unit = next(remaining)
+                    except StopIteration:
+                        break
+                    future = self._client.submit(
+                        _reported,
+                        function,
+                        unit,
+                        *shared,
+                        workers=[workers[index % len(workers)]],
+                        allow_other_workers=True,
+                        pure=False,
+                    )
+                    waiting.append((unit, future))
+                if not waiting:
+                    return
+                unit, future = waiting.popleft()
+                yield self._result(function, unit, future)
+        finally:
+            with suppress(Exception):  # the cluster may be gone already
+                self._client.cancel([future for _, future in waiting])
+
+    def _result(self, function: Callable[..., Result], unit: Any, future: Future) -> Result:
+        try:
+            result, report = future.result()
+        except KilledWorker as error:
+            raise WorkerLost(
+                f"{function.__name__}({unit}): its worker died again and again, mostly for want of "
+                "memory; give workers more memory, or make units smaller with fewer pixels"
+            ) from error
+        except MemoryError as error:
+            raise ResourceError(f"{function.__name__}({unit}): not enough memory") from error
+        self.peak_rss_bytes[report.pid] = report.peak_rss_bytes
+        return result  # type: ignore[no-any-return]
+
+    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        return next(iter(self.map(_apply, [arguments], function)))
+
+
+def _apply(arguments: tuple[Any, ...], function: Callable[..., Result]) -> Result:
+    return function(*arguments)
+
+
+def _reported(
+    function: Callable[..., Result], unit: Any, *shared: Any
+) -> tuple[Result, WorkerReport]:
+    result = function(unit, *shared)
+    return result, WorkerReport(os.getpid(), peak_rss_bytes())
+
+
+def peak_rss_bytes() -> int:
+    """Return the most memory this process has held, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+

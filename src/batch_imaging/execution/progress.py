@@ -1,0 +1,75 @@
+"""What happens when: stages with a number of units, shown as a bar on a terminal, else one log line a stage."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+LOG = logging.getLogger("batch_imaging")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """A finished stage: its name, units done, wall-clock seconds."""
+
+    name: str
+    units: int
+    wall_s: float
+
+
+@dataclass(slots=True)
+class Progress:
+    """Collects the stages of a run and shows them as they pass."""
+
+    show_bar: bool = field(default_factory=sys.stderr.isatty)
+    stages: list[StageRecord] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str, units: int = 1) -> Iterator["StageBar"]:
+        """Time a stage of ``units`` units of work."""
+        begin = time.perf_counter()
+        with _bars(self.show_bar) as bars:
+            task = bars.add_task(name, total=units)
+            yield StageBar(bars, task)
+        wall_s = time.perf_counter() - begin
+        self.stages.append(StageRecord(name, units, wall_s))
+        level = logging.DEBUG if self.show_bar else logging.INFO
+        LOG.log(level, "%s: %d units in %.1f s", name, units, wall_s)
+
+    def total_s(self, prefix: str = "") -> float:
+        """Return the seconds of all stages whose names begin with ``prefix``."""
+        return sum(stage.wall_s for stage in self.stages if stage.name.startswith(prefix))
+
+
+@dataclass(frozen=True, slots=True)
+class StageBar:
+    """The bar of one stage."""
+
+    bars: Bars
+    task: int
+
+    def track(self, results: Iterable[Item]) -> Iterator[Item]:
+        """Yield ``results``, advancing the bar by one for each."""
+        for result in results:
+            self.bars.advance(self.task)  # type: ignore[arg-type]
+            yield result
+
+
+def _bars(show: bool) -> Bars:
+    return Bars(
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not show,
+        transient=True,
+    )

@@ -1,0 +1,103 @@
+"""The main job: simulate or take Measurement Sets, ICAL, spectral imaging, into the two buffers."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from batch_imaging import __version__
+from batch_imaging.execution.executor import Executor
+from batch_imaging.execution.progress import Progress
+from batch_imaging.io.fits_image import ImageHeader, Provenance
+from batch_imaging.io.measurement_set import describe_measurement_set
+from batch_imaging.parameters import Parameters, parameter_hash
+from batch_imaging.pipelines.ical import IcalResult, run_ical
+from batch_imaging.pipelines.simulate import SimulationResult, run_simulation
+from batch_imaging.pipelines.spectral import SpectralResult, run_spectral
+
+LOG = logging.getLogger("batch_imaging")
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """The folders that stand for the buffer reservations."""
+
+    vis: Path
+    img: Path
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """Everything a run made; ``simulation`` and ``spectral`` are None where they were not asked for."""
+
+    simulation: SimulationResult | None
+    ical: IcalResult
+    spectral: SpectralResult | None
+
+
+def run_pipelines(
+    parameters: Parameters,
+    buffers: Buffers,
+    executor: Executor,
+    progress: Progress,
+    *,
+    sets: Sequence[Path] = (),
+    pb_id: str = "",
+    eb_id: str = "",
+) -> BatchResult:
+    """Run the pipelines of a batch_imaging processing block.
+
+    Parameters
+    ----------
+    sets: Measurement Sets to image; without any, they are simulated into ``buffers.vis``.
+    pb_id, eb_id: of the processing block and its scheduling or execution block, for the headers.
+    """
+    simulation = None
+    if not sets:
+        LOG.info("Running simulation pipeline")
+        simulation = run_simulation(parameters, buffers.vis, executor, progress)
+        sets = simulation.sets
+    header = make_header(parameters, sets[0], pb_id, eb_id)
+    LOG.info("Running ICAL pipeline")
+    ical = run_ical(sets, parameters, buffers.img, header, executor, progress)
+    spectral = None
+    if parameters.spectral.enabled:
+        LOG.info("Running spectral imaging pipeline")
+        spectral = run_spectral(ical, buffers.img, header, executor, progress)
+    LOG.info("Finished processing")
+    return BatchResult(simulation, ical, spectral)
+
+
+def make_header(
+    parameters: Parameters, one_set: Path, pb_id: str, eb_id: str
+) -> ImageHeader:
+    """Return what all images of a run say; frequencies and times are filled in per image."""
+    info = describe_measurement_set(one_set)
+    begin, end = info.time_range_mjd_s
+    return ImageHeader(
+        freq_hz=np.array([info.freq_hz.mean()]),
+        chan_width_hz=np.array([info.chan_width_hz.sum()]),
+        unit="Jy/beam",
+        object_name=info.field_name,
+        telescope=info.stations.array_name,
+        observer="",
+        start_mjd_s=begin,
+        end_mjd_s=end,
+        reference_itrf_m=info.stations.reference_itrf_m,
+        provenance=Provenance(
+            origin="batch_imaging",
+            pipeline_version=__version__,
+            git_commit="",
+            pb_id=pb_id,
+            eb_id=eb_id,
+            parameter_hash=parameter_hash(parameters),
+        ),
+        history=(
+            f"weighting {parameters.imaging.weighting}, "
+            f"gridding accuracy {parameters.imaging.accuracy:g}",
+            f"calibration context {parameters.ical.calibration_context or 'none'}, "
+            f"deconvolution {parameters.ical.algorithm}",
+        ),
+    )

@@ -1,0 +1,144 @@
+"""Spectral imaging: what is left in each channel when the continuum is subtracted, each channel a unit of work.
+
+The continuum is ICAL's joint model, a smooth polynomial in frequency, predicted at the channel's own frequency; a line is narrower
+than that and stays. Gains are those ICAL ended with.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from batch_imaging.execution.executor import Executor
+from batch_imaging.execution.progress import Progress
+from batch_imaging.io.fits_image import FitsCubeWriter, ImageHeader, write_plane
+from batch_imaging.kernels.restoring import convolve_with_beam, fit_beam
+from batch_imaging.model.beam import RestoringBeam
+from batch_imaging.model.continuum import ContinuumModel
+from batch_imaging.model.visibility import stokes_i
+from batch_imaging.pipelines.calibration import UnitGains, apply_gains
+from batch_imaging.pipelines.ical import IcalResult
+from batch_imaging.pipelines.imaging import ImagingSetup, WeightedImage, invert, predict_model
+from batch_imaging.pipelines.units import Unit, load_unit
+
+PSF_PATCH_NPIXEL = 256  # of the psf, enough to fit the beam
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOutcome:
+    """One channel's result; the beam is None and the numbers NaN if it holds no data."""
+
+    freq_hz: float
+    chan_width_hz: float
+    beam: RestoringBeam | None
+    peak_jy: float
+    rms_jy: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpectralResult:
+    """Channels in order of frequency, and the cubes."""
+
+    channels: tuple[ChannelOutcome, ...]
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class _ChannelTask:
+    plane: int
+    freq_hz: float
+    chan_width_hz: float
+    units: tuple[Unit, ...]
+    gains: tuple[UnitGains, ...]
+
+
+def run_spectral(
+    ical: IcalResult, folder: Path, header: ImageHeader, executor: Executor, progress: Progress
+) -> SpectralResult:
+    """Image every channel of the observation that ICAL calibrated.
+
+    Raises
+    ------
+    ProductError: a cube cannot be written.
+    """
+    tasks = _plan_channels(ical)
+    files = {
+        "line_cube": folder / "ska_pipeline_spectral_line_residual_cube.fits",
+        "total_cube": folder / "ska_pipeline_spectral_restored_cube.fits",
+    }
+    begin, end = ical.observation.time_range_mjd_s
+    cube_header = replace(
+        header,
+        unit="Jy/beam",
+        freq_hz=np.array([task.freq_hz for task in tasks]),
+        chan_width_hz=np.array([task.chan_width_hz for task in tasks]),
+        start_mjd_s=begin,
+        end_mjd_s=end,
+    )
+    geometry = ical.setup.geometry
+    with (
+        FitsCubeWriter(files["line_cube"], geometry, cube_header) as line,
+        FitsCubeWriter(files["total_cube"], geometry, cube_header) as total,
+        progress.stage("spectral imaging", len(tasks)) as bar,
+    ):
+        channels = tuple(
+            bar.track(
+                executor.map(image_channel, tasks, ical.model, ical.setup, tuple(files.values()))
+            )
+        )
+        beams = tuple(channel.beam for channel in channels)
+        rms = np.array([channel.rms_jy for channel in channels])
+        line.finish(beams, rms=rms)
+        total.finish(beams, rms=rms, peak=np.array([c.peak_jy for c in channels]))
+    return SpectralResult(channels, files)
+
+
+def _plan_channels(ical: IcalResult) -> list[_ChannelTask]:
+    """Return one task a channel, in order of frequency."""
+    found = []
+    for outcome, info in zip(ical.windows, ical.observation.infos, strict=True):
+        first, stop = outcome.window.channels
+        for chan in range(first, stop):
+            one = replace(outcome.window, channels=(chan, chan + 1))
+            units = tuple(replace(unit, windows=(one,)) for unit in outcome.units)
+            gains = tuple(
+                replace(g, bandpass=g.bandpass[[chan - first]]) for g in outcome.gains
+            )
+            found.append((info.freq_hz[chan], info.chan_width_hz[chan], units, gains))
+    found.sort(key=lambda channel: float(channel[0]))
+    return [
+        _ChannelTask(plane, float(freq_hz), float(width_hz), units, gains)
+        for plane, (freq_hz, width_hz, units, gains) in enumerate(found)
+    ]
+
+
+def image_channel(
+    task: _ChannelTask, model: ContinuumModel, setup: ImagingSetup, cubes: tuple[Path, Path]
+) -> ChannelOutcome:
+    """Subtract the continuum from one channel, image it, write its planes (a unit of work)."""
+    geometry = setup.geometry
+    patch = replace(
+        setup, geometry=replace(geometry, npixel=min(geometry.npixel, PSF_PATCH_NPIXEL))
+    )
+    line: WeightedImage | None = None
+    psf: WeightedImage | None = None
+    for unit, gains in zip(task.units, task.gains, strict=True):
+        loaded = load_unit(unit)
+        corrected = apply_gains(loaded, gains)
+        vis, weight = stokes_i(corrected)
+        part = invert(corrected, vis - predict_model(loaded, model, setup), weight, setup)
+        psf_part = invert(corrected, np.ones_like(vis), weight, patch)
+        line = part if line is None else line + part
+        psf = psf_part if psf is None else psf + psf_part
+    if line is None or psf is None or psf.weight == 0:
+        nan = float("nan")
+        return ChannelOutcome(task.freq_hz, task.chan_width_hz, None, nan, nan)
+    residual = line.normalised()
+    beam = fit_beam(psf.normalised(), geometry.cell_rad)
+    continuum = convolve_with_beam(model.plane(task.freq_hz), beam, geometry.cell_rad)
+    restored = residual + continuum
+    for path, plane in zip(cubes, (residual, restored), strict=True):
+        write_plane(path, task.plane, plane)
+    return ChannelOutcome(
+        task.freq_hz, task.chan_width_hz, beam, float(restored.max()), float(residual.std())
+    )

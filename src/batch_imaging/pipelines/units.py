@@ -1,0 +1,266 @@
+"""Units of imaging work: which part of which Measurement Sets one task handles at a time."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch_imaging.errors import DataError
+from batch_imaging.io.measurement_set import (
+    MeasurementSetInfo,
+    describe_measurement_set,
+    read_measurement_set,
+)
+from batch_imaging.kernels.components import BaselineFactors, factor_baselines
+from batch_imaging.model.beam import SPEED_OF_LIGHT_M_S
+from batch_imaging.model.visibility import Visibility
+
+UNIT_BYTES = 64 * 2**20
+"""Most bytes of visibilities in one unit (or one integration of one channel, if that is more)."""
+
+CACHE_BYTES = 160 * 2**20
+"""Most bytes of units that one process keeps between stages."""
+
+_BYTES_PER_SAMPLE = 12  # complex64 and float32
+_BYTES_PER_ROW = 40  # uvw, time, antennas
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A run of channels of one Measurement Set that shares its gains and makes one plane.
+
+    Attributes
+    ----------
+    index: position along the frequency axis of the products.
+    channels: first channel and the one after the last, as stored.
+    """
+
+    index: int
+    path: Path
+    channels: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Windows with the same rows, gridded in one call, and a range of integrations.
+
+    Attributes
+    ----------
+    group: which plane of the joint deconvolution it goes into.
+    integrations: first integration and the one after the last.
+    """
+
+    windows: tuple[Window, ...]
+    integrations: tuple[int, int]
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedUnit:
+    """A unit's data.
+
+    Attributes
+    ----------
+    block: all channels of all windows, stacked along frequency.
+    window_of_chan: (chan,) position in ``unit.windows`` of each channel.
+    factors: the rows as differences of stations, or None where they are none.
+    """
+
+    block: Visibility
+    window_of_chan: NDArray[np.intp]
+    factors: BaselineFactors | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is to be imaged: windows in order of frequency, of one field and array.
+
+    Attributes
+    ----------
+    infos: one a window.
+    freq_hz, chan_width_hz: (window,) centre and full width of each window.
+    """
+
+    infos: tuple[MeasurementSetInfo, ...]
+    windows: tuple[Window, ...]
+    freq_hz: NDArray[np.float64]
+    chan_width_hz: NDArray[np.float64]
+
+    @property
+    def time_range_mjd_s(self) -> tuple[float, float]:
+        """Begin of the first and end of the last integration."""
+        ranges = [info.time_range_mjd_s for info in self.infos]
+        return min(begin for begin, _ in ranges), max(end for _, end in ranges)
+
+
+def survey(path: Path) -> MeasurementSetInfo:
+    """Describe one Measurement Set (a unit of work)."""
+    return describe_measurement_set(path)
+
+
+def make_observation(infos: Sequence[MeasurementSetInfo], min_windows: int = 1) -> Observation:
+    """Put Measurement Sets in order of frequency and check that they belong together.
+
+    Each set is one window; if that gives fewer than ``min_windows``, each is split into as many
+    runs of channels as are needed (and can be had).
+
+    Raises
+    ------
+    DataError: no sets; phase centres, stations or correlations differ; frequencies overlap.
+    """
+    if not infos:
+        raise DataError("no Measurement Sets to image: name at least one")
+    ordered = tuple(sorted(infos, key=lambda info: float(info.freq_hz.mean())))
+    first = ordered[0]
+    for info in ordered[1:]:
+        if info.phase_centre != first.phase_centre:
+            raise DataError(
+                f"{info.path}: its phase centre is not that of {first.path}; image them apart"
+            )
+        if info.stations.names != first.stations.names or info.corr != first.corr:
+            raise DataError(
+                f"{info.path}: its stations or correlations are not those of {first.path}; "
+                "image them apart"
+            )
+    parts = -(-min_windows // len(ordered))
+    runs = [
+        (info, (int(begin), int(end)))
+        for info in ordered
+        for begin, end in _runs_of_channels(info, parts)
+    ]
+    runs.sort(key=lambda run: float(run[0].freq_hz[slice(*run[1])].mean()))
+    freq_hz = np.array([info.freq_hz[slice(*run)].mean() for info, run in runs])
+    if (np.diff(freq_hz) <= 0).any():
+        twice, _ = runs[int(np.argmin(np.diff(freq_hz))) + 1]
+        raise DataError(
+            f"{twice.path}: stands at the same frequency as another set; name each set once"
+        )
+    return Observation(
+        infos=tuple(info for info, _ in runs),
+        windows=tuple(Window(index, info.path, run) for index, (info, run) in enumerate(runs)),
+        freq_hz=freq_hz,
+        chan_width_hz=np.array([info.chan_width_hz[slice(*run)].sum() for info, run in runs]),
+    )
+
+
+def _runs_of_channels(info: MeasurementSetInfo, parts: int) -> Iterator[tuple[int, int]]:
+    n_chan = len(info.freq_hz)
+    cuts = np.linspace(0, n_chan, min(parts, n_chan) + 1).round().astype(int)
+    yield from zip(cuts[:-1], cuts[1:], strict=True)
+
+
+def plan_units(observation: Observation, n_groups: int) -> tuple[Unit, ...]:
+    """Cut the data into units for joint imaging, independent of the number of workers.
+
+    Windows are dealt to ``n_groups`` neighbourhoods in frequency. Within one, sets with the same rows are
+    stacked, because one gridding call of many channels costs a fraction of many calls; then integrations are cut so that no
+    unit is larger than UNIT_BYTES.
+    """
+    units: list[Unit] = []
+    bounds = np.linspace(0, len(observation.windows), n_groups + 1).round().astype(int)
+    for group, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        stack: list[int] = []
+        for index in range(begin, end):
+            if stack and not _stackable(observation, stack, index):
+                units += _cut_in_time(observation, stack, group)
+                stack = []
+            stack.append(index)
+        units += _cut_in_time(observation, stack, group)
+    return tuple(units)
+
+
+def window_units(observation: Observation, window: Window) -> tuple[Unit, ...]:
+    """Return the units of one window alone."""
+    return tuple(_cut_in_time(observation, [window.index], 0))
+
+
+def _stackable(observation: Observation, stack: list[int], index: int) -> bool:
+    first, info = observation.infos[stack[0]], observation.infos[index]
+    same_rows = (first.n_rows, first.n_integrations, first.time_range_mjd_s, first.max_uv_m) == (
+        info.n_rows,
+        info.n_integrations,
+        info.time_range_mjd_s,
+        info.max_uv_m,
+    )
+    return same_rows and _unit_bytes(observation, [*stack, index]) <= UNIT_BYTES
+
+
+def _unit_bytes(observation: Observation, indices: list[int]) -> int:
+    infos = [observation.infos[i] for i in indices]
+    n_chan = sum(end - begin for begin, end in (observation.windows[i].channels for i in indices))
+    samples = n_chan * len(infos[0].corr)
+    return infos[0].n_rows * (_BYTES_PER_ROW + _BYTES_PER_SAMPLE * samples)
+
+
+def _cut_in_time(observation: Observation, indices: list[int], group: int) -> list[Unit]:
+    n_integrations = observation.infos[indices[0]].n_integrations
+    pieces = min(-(-_unit_bytes(observation, indices) // UNIT_BYTES), n_integrations)
+    cuts = np.linspace(0, n_integrations, pieces + 1).round().astype(int)
+    windows = tuple(observation.windows[i] for i in indices)
+    return [
+        Unit(windows, (int(begin), int(end)), group)
+        for begin, end in zip(cuts[:-1], cuts[1:], strict=True)
+    ]
+
+
+_cache: OrderedDict[tuple[object, ...], LoadedUnit] = OrderedDict()
+
+
+def load_unit(unit: Unit) -> LoadedUnit:
+    """Read a unit, or return it from this process's cache of the last ones used."""
+    key = (
+        tuple((w.path, w.channels, w.path.stat().st_mtime_ns) for w in unit.windows),
+        unit.integrations,
+    )
+    if key in _cache:
+        _cache.move_to_end(key)
+        return _cache[key]
+    loaded = _read(unit)
+    _cache[key] = loaded
+    while len(_cache) > 1 and sum(item.block.nbytes for item in _cache.values()) > CACHE_BYTES:
+        _cache.popitem(last=False)
+    return loaded
+
+
+def _read(unit: Unit) -> LoadedUnit:
+    blocks = [
+        read_measurement_set(
+            window.path,
+            channels=slice(*window.channels),
+            integrations=slice(*unit.integrations),
+            allow_all_flagged=True,
+        )
+        for window in unit.windows
+    ]
+    first = blocks[0]
+    for window, block in zip(unit.windows, blocks, strict=True):
+        if not (
+            np.array_equal(block.uvw_m, first.uvw_m)
+            and np.array_equal(block.antenna1, first.antenna1)
+            and np.array_equal(block.antenna2, first.antenna2)
+        ):
+            raise DataError(
+                f"{window.path}: has as many rows as {unit.windows[0].path}, but other baselines or "
+                "in another order; sort the sets alike"
+            )
+    block = replace(
+        first,
+        vis=np.concatenate([b.vis for b in blocks], axis=1),
+        weight=np.concatenate([b.weight for b in blocks], axis=1),
+        freq_hz=np.concatenate([b.freq_hz for b in blocks]),
+        chan_width_hz=np.concatenate([b.chan_width_hz for b in blocks]),
+    )
+    window_of_chan = np.repeat(np.arange(len(blocks)), [len(b.freq_hz) for b in blocks])
+    tolerance_m = 1e-4 * SPEED_OF_LIGHT_M_S / float(block.freq_hz.max())
+    factors = factor_baselines(
+        block.uvw_m,
+        block.time_mjd_s,
+        block.antenna1,
+        block.antenna2,
+        len(block.stations),
+        tolerance_m,
+    )
+    return LoadedUnit(block, window_of_chan, factors)
