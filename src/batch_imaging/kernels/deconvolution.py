@@ -146,6 +146,50 @@ def choose_scales(
     return tuple(chosen)
 
 
+def centre_components(
+    components: NDArray[np.float32], image: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Move each compact clump of components to where the image peaks between pixels.
+
+    Self-calibration takes the positions of its first model as they are: a source modelled by the
+    pixel nearest to it shifts the whole sky by the difference. The flux of a clump goes to the four
+    pixels about the vertex of a parabola through its peak, in shares that have their centroid
+    there. Clumps wider than three pixels, and those at the edge, stay.
+
+    ``components`` is (plane, npixel, npixel), ``image`` (npixel, npixel).
+    """
+    centred = components.copy()
+    clumps, _ = ndimage.label((components != 0).any(axis=0), structure=np.ones((3, 3)))
+    for label, box in enumerate(ndimage.find_objects(clumps), start=1):
+        inside = clumps[box] == label
+        if max(inside.shape) > 3:
+            continue
+        peak = np.argmax(np.where(inside, np.abs(image[box]), 0))
+        row, column = (
+            int(offset) + part.start
+            for offset, part in zip(np.unravel_index(peak, inside.shape), box, strict=True)
+        )
+        if not 2 <= min(row, column) <= max(row, column) < len(image) - 2:
+            continue
+        position = (
+            row + _vertex(image[row - 1 : row + 2, column]),
+            column + _vertex(image[row, column - 1 : column + 2]),
+        )
+        flux = np.where(inside, components[(slice(None), *box)], 0).sum(axis=(1, 2))
+        centred[(slice(None), *box)][:, inside] = 0
+        (r, c), (fraction_r, fraction_c) = np.floor(position).astype(int), np.mod(position, 1)
+        shares = np.outer([1 - fraction_r, fraction_r], [1 - fraction_c, fraction_c])
+        centred[:, r : r + 2, c : c + 2] += flux[:, np.newaxis, np.newaxis] * shares
+    return centred
+
+
+def _vertex(values: NDArray[np.float32]) -> float:
+    """Return where the parabola through three neighbours peaks, counted from the middle one."""
+    before, middle, after = map(float, values)
+    curvature = before - 2 * middle + after
+    return float(np.clip((before - after) / (2 * curvature), -0.5, 0.5)) if curvature else 0.0
+
+
 @contextmanager
 def _native_output_hidden() -> Iterator[None]:
     """Send what is written straight to file descriptor 1 nowhere.

@@ -1,5 +1,6 @@
 """The model that deconvolution builds: pixels with flux densities that are polynomials in frequency."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,13 +65,38 @@ class ContinuumModel:
         """
         flat = planes.reshape(len(planes), -1)
         added = np.flatnonzero(flat.any(axis=0))
-        n_terms = self.terms_jy.shape[1]
-        fitted = min(len(planes), n_terms)
-        solve = np.linalg.pinv(self._powers(freq_hz)[:, :fitted])
+        n_terms = min(len(planes), self.terms_jy.shape[1])
+        return self._with_fit(added, flat[:, added].astype(float), freq_hz, n_terms)
+
+    def refined(
+        self, corrections: Sequence["ContinuumModel"], freq_hz: NDArray[np.float64], n_terms: int
+    ) -> "ContinuumModel":
+        """Return the model with corrections that were found at single frequencies added.
+
+        Of each correction the flux at its own ``freq_hz`` counts; together they become polynomials
+        of ``n_terms`` terms, so what varies faster along frequency stays out.
+        """
+        pixels = np.unique(np.concatenate([c.pixels for c in corrections]))
+        fluxes = np.zeros((len(corrections), len(pixels)))
+        for row, correction, freq in zip(fluxes, corrections, freq_hz, strict=True):
+            row[np.searchsorted(pixels, correction.pixels)] = correction.flux_jy([freq])[:, 0]
+        return self._with_fit(pixels, fluxes, freq_hz, n_terms)
+
+    def _with_fit(
+        self,
+        added: NDArray[np.intp],
+        fluxes_jy: NDArray[np.float64],
+        freq_hz: NDArray[np.float64],
+        n_terms: int,
+    ) -> "ContinuumModel":
+        """Add polynomials of ``n_terms`` terms through fluxes (frequency, pixel)."""
+        x = np.asarray(freq_hz) / self.ref_freq_hz - 1
+        fitted = np.linalg.pinv(np.vander(x, n_terms, increasing=True)) @ fluxes_jy
         pixels = np.union1d(self.pixels, added)
-        terms = np.zeros((len(pixels), n_terms))
-        terms[np.searchsorted(pixels, self.pixels)] += self.terms_jy
-        terms[np.searchsorted(pixels, added), :fitted] += (solve @ flat[:, added].astype(float)).T
+        own_terms = self.terms_jy.shape[1]
+        terms = np.zeros((len(pixels), max(n_terms, own_terms)))
+        terms[np.searchsorted(pixels, self.pixels), :own_terms] += self.terms_jy
+        terms[np.searchsorted(pixels, added), :n_terms] += fitted.T
         return ContinuumModel(self.geometry, pixels, terms, self.ref_freq_hz)
 
     def _powers(self, freq_hz: ArrayLike) -> NDArray[np.float64]:

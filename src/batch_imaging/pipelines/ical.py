@@ -24,7 +24,7 @@ from batch_imaging.io.fits_image import (
     write_plane,
 )
 from batch_imaging.io.gain_table_file import write_gain_table
-from batch_imaging.kernels.deconvolution import CleanSettings, deconvolve
+from batch_imaging.kernels.deconvolution import CleanSettings, centre_components, deconvolve
 from batch_imaging.kernels.restoring import convolve_with_beam, fit_beam
 from batch_imaging.model.beam import RestoringBeam
 from batch_imaging.model.continuum import ContinuumModel
@@ -41,6 +41,7 @@ from batch_imaging.pipelines.calibration import (
 from batch_imaging.pipelines.imaging import (
     ImagingSetup,
     WeightedImage,
+    embed,
     invert,
     measure_density,
     predict_model,
@@ -62,9 +63,10 @@ LOG = logging.getLogger("batch_imaging")
 PRODUCTS = ("deconvolved", "residual", "restored")
 AUTO_THRESHOLD_SIGMA = 5.0
 AUTO_GAIN = 0.1
-AUTO_MAJOR_GAIN = 0.85
+AUTO_MAJOR_GAIN = 0.9
 FIRST_MAJOR_GAIN = 0.5  # while gains are unknown, only what stands far above their sidelobes
 AUTO_NITER = 5000
+PSF_PATCH_NPIXEL = 512  # of a window's psf: beyond it sidelobes of what is left are in the noise
 WINDOW_MAJOR_GAIN = 0.97  # what is left is faint and shallow: one call may go nearly all the way
 CONTEXT_DELAY = {"T": 0, "G": 2, "B": 3}  # cycles after first_selfcal, as the original's controls
 
@@ -97,6 +99,7 @@ class WindowOutcome:
     ----------
     beam: None if the window holds no data.
     peak_jy: of the restored image; rms_jy: of the residual; weight: sum of imaging weights.
+    correction: what the window's own cleaning added to the joint model.
     units, gains: the window's data and the gains they ended with.
     times_mjd_s: (integration,) of all units in turn.
     """
@@ -106,6 +109,7 @@ class WindowOutcome:
     peak_jy: float
     rms_jy: float
     weight: float
+    correction: ContinuumModel
     units: tuple[Unit, ...]
     gains: tuple[UnitGains, ...]
     times_mjd_s: NDArray[np.float64]
@@ -117,6 +121,7 @@ class IcalResult:
 
     Attributes
     ----------
+    model: the continuum, smooth in frequency.
     stopped_because: why the major cycles ended, a sentence.
     files: name of the product to its path.
     """
@@ -190,9 +195,26 @@ def run_ical(
         parameters, observation, model, setup, cycles, folder, header, executor, progress
     )
     table = make_gain_table(observation, windows)
+    model = _refine(model, observation, windows)
     files["gains"] = folder / "ska_pipeline_ical_gains.fits"
     write_gain_table(files["gains"], table)
     return IcalResult(observation, model, setup, cycles, reason, windows, table, files)
+
+
+def _refine(
+    model: ContinuumModel, observation: Observation, windows: Sequence[WindowOutcome]
+) -> ContinuumModel:
+    """Let the joint model follow the windows' corrections by up to two more spectral terms.
+
+    Primary beam and source spectra bend more than a straight line over a wide band. At most half
+    as many terms as there are windows, so that the continuum stays smooth between them.
+    """
+    good = [w for w in windows if w.beam is not None]
+    n_terms = min(model.terms_jy.shape[1] + 2, len(good) // 2)
+    if n_terms < 1:
+        return model
+    freq_hz = observation.freq_hz[[w.window.index for w in good]]
+    return model.refined([w.correction for w in good], freq_hz, n_terms)
 
 
 def _imaging_setup(
@@ -312,7 +334,10 @@ class _JointPhase:
                     self._clean_settings(cycle),
                     self._executor.native_threads * self._executor.n_workers,
                 )
-            model = model.plus(cleaned.components, self._freq_hz)
+            components = cleaned.components
+            if self._before_selfcal(cycle):
+                components = centre_components(components, residual.mean(axis=0))
+            model = model.plus(components, self._freq_hz)
             cycles.append(
                 replace(cycle, iterations=cleaned.iterations, components=len(model))
             )
@@ -376,8 +401,12 @@ class _JointPhase:
         return ""
 
     def _clean_settings(self, cycle: MajorCycle) -> CleanSettings:
-        first = cycle.context == "" and self._ical.calibration_context != ""
-        return _clean_settings(self._ical, self._n_terms, cycle.noise_jy, first=first)
+        return _clean_settings(
+            self._ical, self._n_terms, cycle.noise_jy, first=self._before_selfcal(cycle)
+        )
+
+    def _before_selfcal(self, cycle: MajorCycle) -> bool:
+        return cycle.context == "" and self._ical.calibration_context != ""
 
 
 def _clean_settings(ical: Ical, n_terms: int, noise_jy: float, *, first: bool) -> CleanSettings:
@@ -483,14 +512,15 @@ def image_window(
 ) -> WindowOutcome:
     """Finish one window: clean its own residual, calibrate, write its planes (a unit of work)."""
     loaded = [load_unit(unit) for unit in task.units]
-    draft = setup.draft() if task.header is None else setup
-    psf_sum = _sum(invert_psf(unit, draft) for unit in task.units)
+    psf_setup = setup if task.header else setup.draft().patch(PSF_PATCH_NPIXEL)
+    psf_sum = _sum(invert_psf(unit, psf_setup) for unit in task.units)
     times = np.concatenate([_times(item) for item in loaded])
     gains = [UnitGains.ones(item) for item in loaded]
     if psf_sum.weight == 0:
-        return _blank_window(task, gains, times)
+        return _blank_window(task, model, gains, times)
     psf = psf_sum.normalised()
     beam = fit_beam(psf, setup.geometry.cell_rad)
+    correction = ContinuumModel.empty(setup.geometry, 1, model.ref_freq_hz)
     residual, gains = _window_residual(loaded, gains, model, setup.draft(), work.context)
     settings = replace(
         work.settings,
@@ -503,7 +533,7 @@ def image_window(
     if np.abs(residual).max() > settings.threshold_jy:
         cleaned = deconvolve(
             residual[np.newaxis],
-            psf[np.newaxis],
+            embed(psf, residual.shape)[np.newaxis],
             band,
             np.ones(1),
             setup.geometry.cell_rad,
@@ -511,6 +541,7 @@ def image_window(
             settings,
             setup.threads,
         )
+        correction = correction.plus(cleaned.components, np.array([freq_hz]))
         model = model.plus(cleaned.components, np.array([freq_hz]))
     residual, gains = _window_residual(loaded, gains, model, setup, work.context)
     deconvolved = model.plane(freq_hz)
@@ -522,6 +553,7 @@ def image_window(
         float(restored.max()),
         float(residual.std()),
         psf_sum.weight,
+        correction,
         task.units,
         tuple(gains),
         times,
@@ -557,11 +589,17 @@ def _times(loaded: LoadedUnit) -> NDArray[np.float64]:
 
 
 def _blank_window(
-    task: _WindowTask, gains: list[UnitGains], times: NDArray[np.float64]
+    task: _WindowTask,
+    model: ContinuumModel,
+    gains: list[UnitGains],
+    times: NDArray[np.float64],
 ) -> WindowOutcome:
     """Leave the planes NaN, as they are."""
     nan = float("nan")
-    return WindowOutcome(task.window, None, nan, nan, 0.0, task.units, tuple(gains), times)
+    nothing = ContinuumModel.empty(model.geometry, 1, model.ref_freq_hz)
+    return WindowOutcome(
+        task.window, None, nan, nan, 0.0, nothing, task.units, tuple(gains), times
+    )
 
 
 def _write_window(

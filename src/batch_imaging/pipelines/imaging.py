@@ -23,7 +23,7 @@ _DEGRID_PER_S = 4e6  # visibilities
 _DEGRID_PLANE_S = 0.25  # Fourier transforms of a 1024² image with its w planes
 
 
-DRAFT_ACCURACY = 1e-3
+DRAFT_ACCURACY = 1e-2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class ImagingSetup:
     Attributes
     ----------
     density: summed uv weights for uniform and robust weighting, None for natural.
+    weight_geometry: the image whose uv cells the density counts; by default ``geometry``.
     threads: for native libraries within a unit.
     """
 
@@ -42,6 +43,7 @@ class ImagingSetup:
     robust: float
     threads: int
     density: NDArray[np.float64] | None = None
+    weight_geometry: ImageGeometry | None = None
 
     def draft(self) -> "ImagingSetup":
         """Return a cheaper setup for images that only steer deconvolution.
@@ -49,6 +51,15 @@ class ImagingSetup:
         Their errors, a fraction of a residual, are gone with the next exact residual.
         """
         return replace(self, accuracy=max(self.accuracy, DRAFT_ACCURACY))
+
+    def patch(self, npixel: int) -> "ImagingSetup":
+        """Return a setup for the middle of the image only, at most ``npixel`` a side."""
+        npixel = min(npixel, self.geometry.npixel)
+        return replace(
+            self,
+            geometry=replace(self.geometry, npixel=npixel),
+            weight_geometry=self.weight_geometry or self.geometry,
+        )
 
     @property
     def double(self) -> bool:
@@ -76,6 +87,14 @@ class WeightedImage:
         return np.asarray(self.pixels / (self.weight or 1.0), dtype=np.float32)
 
 
+def embed(patch: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return ``patch`` in the middle of a plane of zeros."""
+    plane = np.zeros(shape, dtype=np.float32)
+    first = shape[0] // 2 - patch.shape[0] // 2
+    plane[first : first + patch.shape[0], first : first + patch.shape[1]] = patch
+    return plane
+
+
 def measure_density(unit: Unit, setup: ImagingSetup) -> NDArray[np.float64]:
     """Return the uv density of one unit's weights (a unit of work)."""
     block = load_unit(unit).block
@@ -94,7 +113,7 @@ def invert(
         block.uvw_m,
         block.freq_hz,
         weight,
-        setup.geometry,
+        setup.weight_geometry or setup.geometry,
         setup.weighting,
         setup.robust,
         setup.density,

@@ -1,6 +1,6 @@
 """Spectral imaging: what is left in each channel when the continuum is subtracted, each channel a unit of work.
 
-The continuum is ICAL's joint model, a smooth polynomial in frequency, predicted at the channel's own frequency; a line is narrower
+The continuum is ICAL's model, a smooth polynomial in frequency, predicted at the channel's own frequency; a line is narrower
 than that and stays. Gains are those ICAL ended with.
 """
 
@@ -117,9 +117,7 @@ def image_channel(
 ) -> ChannelOutcome:
     """Subtract the continuum from one channel, image it, write its planes (a unit of work)."""
     geometry = setup.geometry
-    patch = replace(
-        setup, geometry=replace(geometry, npixel=min(geometry.npixel, PSF_PATCH_NPIXEL))
-    )
+    patch = setup.patch(PSF_PATCH_NPIXEL)
     line: WeightedImage | None = None
     psf: WeightedImage | None = None
     for unit, gains in zip(task.units, task.gains, strict=True):

@@ -109,7 +109,8 @@ def make_observation(infos: Sequence[MeasurementSetInfo], min_windows: int = 1) 
 
     Raises
     ------
-    DataError: no sets; phase centres, stations or correlations differ; frequencies overlap.
+    DataError: no sets; phase centres, stations, correlations or integrations differ; frequencies
+        overlap.
     """
     if not infos:
         raise DataError("no Measurement Sets to image: name at least one")
@@ -124,6 +125,14 @@ def make_observation(infos: Sequence[MeasurementSetInfo], min_windows: int = 1) 
             raise DataError(
                 f"{info.path}: its stations or correlations are not those of {first.path}; "
                 "image them apart"
+            )
+        if (info.n_integrations, info.time_range_mjd_s) != (
+            first.n_integrations,
+            first.time_range_mjd_s,
+        ):
+            raise DataError(
+                f"{info.path}: its integrations are not those of {first.path}, and gains are solved "
+                "for all windows at the same times; image them apart"
             )
     parts = -(-min_windows // len(ordered))
     runs = [
@@ -179,12 +188,7 @@ def window_units(observation: Observation, window: Window) -> tuple[Unit, ...]:
 
 def _stackable(observation: Observation, stack: list[int], index: int) -> bool:
     first, info = observation.infos[stack[0]], observation.infos[index]
-    same_rows = (first.n_rows, first.n_integrations, first.time_range_mjd_s, first.max_uv_m) == (
-        info.n_rows,
-        info.n_integrations,
-        info.time_range_mjd_s,
-        info.max_uv_m,
-    )
+    same_rows = first.rows_digest == info.rows_digest
     return same_rows and _unit_bytes(observation, [*stack, index]) <= UNIT_BYTES
 
 
@@ -212,7 +216,7 @@ _cache: OrderedDict[tuple[object, ...], LoadedUnit] = OrderedDict()
 def load_unit(unit: Unit) -> LoadedUnit:
     """Read a unit, or return it from this process's cache of the last ones used."""
     key = (
-        tuple((w.path, w.channels, w.path.stat().st_mtime_ns) for w in unit.windows),
+        tuple((w.path, w.channels, _last_change_ns(w.path)) for w in unit.windows),
         unit.integrations,
     )
     if key in _cache:
@@ -223,6 +227,11 @@ def load_unit(unit: Unit) -> LoadedUnit:
     while len(_cache) > 1 and sum(item.block.nbytes for item in _cache.values()) > CACHE_BYTES:
         _cache.popitem(last=False)
     return loaded
+
+
+def _last_change_ns(path: Path) -> int:
+    """Return when a set was last written to; flagging changes files in it, not the folder."""
+    return max(file.stat().st_mtime_ns for file in path.iterdir())
 
 
 def _read(unit: Unit) -> LoadedUnit:
@@ -236,16 +245,6 @@ def _read(unit: Unit) -> LoadedUnit:
         for window in unit.windows
     ]
     first = blocks[0]
-    for window, block in zip(unit.windows, blocks, strict=True):
-        if not (
-            np.array_equal(block.uvw_m, first.uvw_m)
-            and np.array_equal(block.antenna1, first.antenna1)
-            and np.array_equal(block.antenna2, first.antenna2)
-        ):
-            raise DataError(
-                f"{window.path}: has as many rows as {unit.windows[0].path}, but other baselines or "
-                "in another order; sort the sets alike"
-            )
     block = replace(
         first,
         vis=np.concatenate([b.vis for b in blocks], axis=1),
