@@ -74,6 +74,12 @@ def run(
     workers: Annotated[
         int | None, typer.Option(help="Number of workers, instead of n_workers.")
     ] = None,
+    sets: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--measurement-set", metavar="MS", help="Image this (repeatable), do not simulate."
+        ),
+    ] = None,
     settings: Settings = None,
     log_format: Annotated[LogFormat, typer.Option(help="Form of the log lines.")] = "plain",
     verbose: Verbose = False,
@@ -89,6 +95,7 @@ def run(
       batch-imaging run params.json --output products
       batch-imaging run - --output products --engine serial < params.json
       batch-imaging run params.json -o products --set ical.preset=original --set ntimes=3
+      batch-imaging run params.json -o products --measurement-set a.ms --measurement-set b.ms
     """
     configure_logging(log_format, _log_level(verbose, quiet))
     if no_color:
@@ -97,9 +104,11 @@ def run(
         settings = [*(settings or []), f"n_workers={workers}"]
     parameters = _load(params, settings)
 
-    from batch_imaging.pipelines.batch import run_batch_imaging
+    from batch_imaging.workflow.local_run import run_locally
 
-    run_batch_imaging(parameters, output, engine=engine)
+    done = run_locally(parameters, output, engine, tuple(sets or ()))
+    for product in (*done.products, done.report):
+        typer.echo(product)
 
 
 @app.command()

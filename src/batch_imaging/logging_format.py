@@ -88,6 +88,10 @@ FORMATTERS: dict[LogFormat, type[logging.Formatter]] = {
 }
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name.split(".")[0] == PACKAGE
+
+
 def configure_logging(
     log_format: LogFormat = "plain", level: int = logging.INFO, stream: TextIO | None = None
 ) -> None:
@@ -97,5 +101,7 @@ def configure_logging(
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(FORMATTERS[log_format]())
+    # A filter, because some packages set their own level when they are imported later.
+    handler.addFilter(lambda record: _is_ours(record) or record.levelno >= logging.WARNING)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger(PACKAGE).setLevel(level)

@@ -110,7 +110,7 @@ class StoppingRule:
 
 
 STOPPING_RULES = {
-    "auto": StoppingRule(None, None, None, None, None, convergence=0.3),
+    "auto": StoppingRule(None, None, None, None, None, convergence=0.5),
     "original": StoppingRule(5, 1000, 0.25, 0.1, 0.1, convergence=0.0),
 }
 
@@ -185,8 +185,8 @@ class Ical(_Group):
     fractional_threshold: Auto | Annotated[float, Field(ge=0, lt=1)] = "auto"
     """Fraction of the residual peak at which a major cycle ends."""
     convergence: Auto | Annotated[float, Field(ge=0, lt=1)] = "auto"
-    """A major cycle that lowers the residual rms by less than this fraction is the last
-    ('auto': 0.3; 0: never stop for this)."""
+    """A major cycle that lowers neither peak nor rms of the residual by this fraction is the last
+    ('auto': 0.5; 0: never stop for this)."""
     scales: Scales = (0, 3, 10)
     """Sizes of the components of a multi-scale clean; 0 is a point."""
     nmoment: int = Field(2, ge=1, le=16)

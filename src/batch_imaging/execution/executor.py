@@ -1,8 +1,8 @@
 """Run a function on units of work: here, one after the other, or on Dask workers.
 
-Pipelines are written against the Executor protocol and never see Dask. A unit is a small value that says what to do; the
-function reads what it needs from disk and returns something small, so any worker can do any unit, and a unit whose worker died
-is simply done again.
+Pipelines are written against the Executor protocol and never see Dask. A unit is a small value that
+says what to do; the function reads what it needs from disk and returns something small, so any
+worker can do any unit, and a unit whose worker died is simply done again.
 """
 
 import os
@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from distributed import Client, Future, KilledWorker
+from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin
+from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
 from batch_imaging.errors import ResourceError, WorkerLost
 from batch_imaging.kernels.gridding import set_native_threads
@@ -76,7 +77,7 @@ class SerialExecutor:
             yield result
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        return next(iter(self.map(_apply, [arguments], function)))
+        return _only(self.map(_apply, [arguments], function))
 
 
 class DaskExecutor:
@@ -87,50 +88,62 @@ class DaskExecutor:
     """
 
     UNITS_IN_FLIGHT_PER_WORKER = 2
+    WAITS_FOR_WORKERS = 10
 
     def __init__(self, client: Client, n_workers: int, native_threads: int) -> None:
         self.n_workers = n_workers
         self.native_threads = native_threads
         self.peak_rss_bytes: dict[int, int] = {}
         self._client = client
-        client.run(set_native_threads, native_threads)
+        client.register_plugin(_NativeThreads(native_threads))
 
     def map(
         self, function: Callable[..., Result], units: Sequence[Unit], *shared: Any
     ) -> Iterator[Result]:
         workers = sorted(self._client.scheduler_info(n_workers=-1)["workers"])
-        if not workers:
-            raise WorkerLost("no Dask worker is left; see the workers' logs for why they ended")
-        waiting: deque[tuple[Unit, Future]] = deque()
+        waiting: deque[tuple[Unit, Future[Any]]] = deque()
         remaining = iter(enumerate(units))
         try:
             while True:
-                while len(waiting) < self.UNITS_IN_FLIGHT_PER_WORKER * len(workers):
+                while len(waiting) < self.UNITS_IN_FLIGHT_PER_WORKER * self.n_workers:
                     try:
                         index, unit = next(remaining)
                     except StopIteration:
                         break
-                    future = self._client.submit(
-                        _reported,
-                        function,
-                        unit,
-                        *shared,
-                        workers=[workers[index % len(workers)]],
-                        allow_other_workers=True,
-                        pure=False,
-                    )
+                    preferred = workers[index % len(workers)] if workers else None
+                    future = self._submit(function, unit, shared, preferred)
                     waiting.append((unit, future))
                 if not waiting:
                     return
                 unit, future = waiting.popleft()
-                yield self._result(function, unit, future)
+                yield self._result(function, unit, shared, future)
         finally:
-            with suppress(Exception):  # the cluster may be gone already
-                self._client.cancel([future for _, future in waiting])
+            if waiting:
+                with suppress(Exception):  # the cluster may be gone already
+                    self._client.cancel([future for _, future in waiting])
 
-    def _result(self, function: Callable[..., Result], unit: Any, future: Future) -> Result:
+    def _submit(
+        self,
+        function: Callable[..., Result],
+        unit: Any,
+        shared: tuple[Any, ...],
+        preferred: str | None,
+    ) -> Future[Any]:
+        return self._client.submit(
+            _reported,
+            function,
+            unit,
+            *shared,
+            workers=preferred,
+            allow_other_workers=preferred is not None,
+            pure=False,
+        )
+
+    def _result(
+        self, function: Callable[..., Result], unit: Any, shared: tuple[Any, ...], future: Future[Any]
+    ) -> Result:
         try:
-            result, report = future.result()
+            result, report = self._outcome(function, unit, shared, future)
         except KilledWorker as error:
             raise WorkerLost(
                 f"{function.__name__}({unit}): its worker died again and again, mostly for want of "
@@ -139,10 +152,49 @@ class DaskExecutor:
         except MemoryError as error:
             raise ResourceError(f"{function.__name__}({unit}): not enough memory") from error
         self.peak_rss_bytes[report.pid] = report.peak_rss_bytes
-        return result  # type: ignore[no-any-return]
+        return result
+
+    def _outcome(
+        self,
+        function: Callable[..., Result],
+        unit: Any,
+        shared: tuple[Any, ...],
+        future: Future[Any],
+    ) -> tuple[Result, WorkerReport]:
+        """Wait for a result, also through moments in which all workers are gone.
+
+        What Dask holds back in such a moment it gives to no worker at a new address, even if its
+        preference was loose, and fails after "no-workers-timeout": then it is submitted again.
+        """
+        for _ in range(self.WAITS_FOR_WORKERS):
+            try:
+                return future.result()  # type: ignore[no-any-return]
+            except (NoValidWorkerError, NoWorkerError):
+                future = self._submit(function, unit, shared, preferred=None)
+        raise WorkerLost(
+            f"{function.__name__}({unit}): all Dask workers ended and none came back; "
+            "see their logs for why"
+        )
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        return next(iter(self.map(_apply, [arguments], function)))
+        return _only(self.map(_apply, [arguments], function))
+
+
+class _NativeThreads(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
+    """Sets ducc0's threads in every worker, also in those that come later in place of dead ones."""
+
+    name = "native-threads"
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+
+    def setup(self, worker: Worker) -> None:
+        set_native_threads(self._threads)
+
+
+def _only(results: Iterator[Result]) -> Result:
+    (result,) = results
+    return result
 
 
 def _apply(arguments: tuple[Any, ...], function: Callable[..., Result]) -> Result:
@@ -160,5 +212,3 @@ def peak_rss_bytes() -> int:
     """Return the most memory this process has held, bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-

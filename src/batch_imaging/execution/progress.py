@@ -1,4 +1,4 @@
-"""What happens when: stages with a number of units, shown as a bar on a terminal, else one log line a stage."""
+"""Stages of a run: a bar on a terminal, else a log line each, and a record of their times."""
 
 import logging
 import sys

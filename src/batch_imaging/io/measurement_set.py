@@ -9,6 +9,7 @@ Sets of one field and one spectral window. Two conventions meet here:
   and weight are zero: flags, NaN and odd weights end here.
 """
 
+import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -373,6 +374,7 @@ class MeasurementSetInfo:
     stored_corr: names of the correlations in the set.
     corr: those of them that are read: the parallel hands, or Stokes I.
     max_uv_m: longest projected baseline, metres.
+    rows_digest: the same for two sets only if their rows have the same times, antennas and UVW.
     data_columns: columns of visibilities, e.g. ("DATA", "CORRECTED_DATA").
     """
 
@@ -390,6 +392,7 @@ class MeasurementSetInfo:
     field_name: str
     stations: StationLayout
     max_uv_m: float
+    rows_digest: str
     data_columns: tuple[str, ...]
 
 
@@ -404,7 +407,8 @@ def describe_measurement_set(path: Path) -> MeasurementSetInfo:
         setup = _read_setup(main, path)
         times, rows = _cross_rows(main, path)
         source = _RowSource.of(main, rows)
-        first, second = np.sort([source.read("ANTENNA1"), source.read("ANTENNA2")], axis=0)
+        antennas = np.stack([source.read("ANTENNA1"), source.read("ANTENNA2")])
+        first, second = np.sort(antennas, axis=0)
         integration_s = float(np.median(source.read("INTERVAL")))
         uvw_m, _ = _read_uvw_m(source)
         _require_uvw(path, uvw_m)
@@ -423,6 +427,7 @@ def describe_measurement_set(path: Path) -> MeasurementSetInfo:
             field_name=setup.field_name,
             stations=setup.stations,
             max_uv_m=float(np.hypot(uvw_m[:, 0], uvw_m[:, 1]).max()),
+            rows_digest=_digest(times, antennas, uvw_m),
             data_columns=_data_columns(main),
         )
 
@@ -731,6 +736,13 @@ def _read_uvw_m(source: _RowSource) -> tuple[Floats, NDArray[np.bool_]]:
     uvw_m: Floats = source.read("UVW")
     known = np.asarray(np.isfinite(uvw_m).all(axis=1) & uvw_m.any(axis=1))
     return np.where(known[:, np.newaxis], uvw_m, 0.0), known
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 def _require_uvw(path: Path, uvw_m: Floats) -> None:

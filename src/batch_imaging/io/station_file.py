@@ -8,6 +8,7 @@ A word before or after the numbers is the station's name.
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,12 @@ import numpy as np
 
 from batch_imaging.errors import DataError
 from batch_imaging.model.geometry import GeodeticPosition, itrf_from_enu
-from batch_imaging.model.ska_low import SKA1_LOW_CENTRE, STATION_DIAMETER_M
+from batch_imaging.model.ska_low import (
+    SKA1_LOW_CENTRE,
+    STATION_DIAMETER_M,
+    select_within,
+    ska1_low,
+)
 from batch_imaging.model.stations import StationLayout
 
 # No place on or near the ground is closer to the centre of the earth or further from it.
@@ -28,6 +34,22 @@ class _Row(NamedTuple):
     line_number: int
     name: str
     position_m: tuple[float, ...]
+
+
+def load_stations(array: str, diameter_m: float, rmax_m: float) -> StationLayout:
+    """Return the stations of "ska1-low" or of a file that are not further out than ``rmax_m``.
+
+    Raises
+    ------
+    DataError: the file cannot be used.
+    ParameterError: fewer than three stations are left.
+    """
+    if array == "ska1-low":
+        layout = ska1_low()
+        layout = replace(layout, diameter_m=np.full(len(layout), diameter_m))
+    else:
+        layout = read_station_file(Path(array), diameter_m=diameter_m)
+    return select_within(layout, rmax_m)
 
 
 def read_station_file(

@@ -141,9 +141,7 @@ def _correlate(
     negative = flux_jy < 0
     total = rank_k_update(1.0, waves[:, ~negative].T, trans=2)
     if negative.any():
-        total = rank_k_update(
-            -1.0, waves[:, negative].T, beta=1.0, c=total, trans=2, overwrite_c=1
-        )
+        total = rank_k_update(-1.0, waves[:, negative].T, beta=1.0, c=total, trans=2, overwrite_c=1)
     return np.asarray(total)
 
 

@@ -12,7 +12,7 @@ FWHM_PER_SIGMA = float(2 * np.sqrt(2 * np.log(2)))
 
 @dataclass(frozen=True, slots=True)
 class RestoringBeam:
-    """An elliptical Gaussian: full widths at half maximum and position angle east of north, radians."""
+    """An elliptical Gaussian: full widths at half maximum, angle east of north, radians."""
 
     bmaj_rad: float
     bmin_rad: float

@@ -1,4 +1,4 @@
-"""The model that deconvolution builds: pixels with flux densities that are polynomials in frequency."""
+"""The model that deconvolution builds: pixels whose fluxes are polynomials in frequency."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

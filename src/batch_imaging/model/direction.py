@@ -33,8 +33,7 @@ def lmn_from_radec(
     m = np.sin(dec) * cos0 - np.cos(dec) * sin0 * np.cos(d_ra)
     # 1 − cos(separation) by haversines
     n_minus_1 = -2.0 * (
-        np.sin((dec - centre.dec_rad) / 2) ** 2
-        + np.cos(dec) * cos0 * np.sin(d_ra / 2) ** 2
+        np.sin((dec - centre.dec_rad) / 2) ** 2 + np.cos(dec) * cos0 * np.sin(d_ra / 2) ** 2
     )
     return l, m, n_minus_1
 

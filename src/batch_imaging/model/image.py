@@ -1,7 +1,8 @@
 """The pixel grid of an image.
 
-Pixel (row j, column i), counted from zero, stands at l = −(i − npixel/2)·cell, m = (j − npixel/2)·cell: east to the left,
-as FITS viewers show it. The reference pixel is npixel/2 (FITS: npixel/2 + 1) on both axes.
+Pixel (row j, column i), counted from zero, stands at l = −(i − npixel/2)·cell and
+m = (j − npixel/2)·cell: east to the left, as FITS viewers show it. The reference pixel is npixel/2
+(FITS: npixel/2 + 1) on both axes.
 """
 
 from dataclasses import dataclass
@@ -26,13 +27,13 @@ class ImageGeometry:
 
     def lm_grid(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return l as (1, npixel) and m as (npixel, 1), direction cosines of the pixel centres."""
-        offset = (np.arange(self.npixel) - self.npixel // 2) * self.cell_rad
+        offset = np.arange(-(self.npixel // 2), self.npixel // 2, dtype=float) * self.cell_rad
         return -offset[np.newaxis, :], offset[:, np.newaxis]
 
     def pixel_of(
         self, ra_rad: ArrayLike, dec_rad: ArrayLike
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return fractional (row, column) of sky positions; NaN for directions behind the observer."""
+        """Return fractional (row, column) of sky positions; NaN for those behind the observer."""
         l, m, n_minus_1 = lmn_from_radec(ra_rad, dec_rad, self.phase_centre)
         front = n_minus_1 > -1.0
         row = np.where(front, m / self.cell_rad + self.npixel // 2, np.nan)

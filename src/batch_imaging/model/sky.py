@@ -16,7 +16,10 @@ class Spectrum(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PowerLaw:
-    """S(ν) = S₀ x^α exp(q ln²x) with x = ν/ν₀ (α spectral index, q curvature; Callingham et al. 2017, eq. 2)."""
+    """S(ν) = S₀ x^α exp(q ln²x) with x = ν/ν₀, spectral index α and curvature q.
+
+    Callingham et al. 2017, ApJ 836, 174, eq. 2.
+    """
 
     flux_ref_jy: float
     ref_freq_hz: float
@@ -53,7 +56,7 @@ class TabulatedSpectrum:
 
 @dataclass(frozen=True, slots=True)
 class SkyComponent:
-    """A point source, or a Gaussian where ``bmaj_rad`` > 0 (full widths, position angle east of north)."""
+    """A point, or a Gaussian where ``bmaj_rad`` > 0 (full widths, angle east of north)."""
 
     name: str
     ra_rad: float

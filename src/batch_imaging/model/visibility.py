@@ -1,7 +1,8 @@
-"""Visibilities as the pipelines hold them: the rows of a Measurement Set, some channels, some correlations.
+"""Visibilities as the pipelines hold them: rows, some channels, some correlations.
 
 Convention, used throughout and stated in docs/conventions.md:
-V(u, v, w) = ∫ I exp(−2πi (u l + v m + w (n − 1))) dl dm / n, with the baseline antenna2 − antenna1 and u, v, w in metres × ν / c.
+V(u, v, w) = ∫ I exp(−2πi (u l + v m + w (n − 1))) dl dm / n, with the baseline antenna2 − antenna1
+and u, v, w in metres × ν / c. DATA of a Measurement Set holds the complex conjugate.
 """
 
 from dataclasses import dataclass, replace

@@ -1,1 +1,1 @@
-"""Simulate, self-calibrate, image: sequences of stages, each a function mapped over units of work."""
+"""Simulate, self-calibrate, image: stages, each a function mapped over units of work."""

@@ -29,50 +29,52 @@ class Buffers:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchResult:
-    """Everything a run made; ``simulation`` and ``spectral`` are None where they were not asked for."""
+class RunIdentity:
+    """What a run is called: its processing and execution blocks, the commit it was made with."""
 
-    simulation: SimulationResult | None
-    ical: IcalResult
-    spectral: SpectralResult | None
+    pb_id: str
+    eb_id: str
+    git_commit: str = ""
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """What a run has made so far: None where a pipeline was not asked for or has not ended."""
+
+    simulation: SimulationResult | None = None
+    ical: IcalResult | None = None
+    spectral: SpectralResult | None = None
 
 
 def run_pipelines(
     parameters: Parameters,
     buffers: Buffers,
+    identity: RunIdentity,
     executor: Executor,
     progress: Progress,
-    *,
+    result: BatchResult,
     sets: Sequence[Path] = (),
-    pb_id: str = "",
-    eb_id: str = "",
-) -> BatchResult:
+) -> None:
     """Run the pipelines of a batch_imaging processing block.
 
     Parameters
     ----------
+    result: filled in as pipelines end, so that a report can be made of a run that fails.
     sets: Measurement Sets to image; without any, they are simulated into ``buffers.vis``.
-    pb_id, eb_id: of the processing block and its scheduling or execution block, for the headers.
     """
-    simulation = None
     if not sets:
         LOG.info("Running simulation pipeline")
-        simulation = run_simulation(parameters, buffers.vis, executor, progress)
-        sets = simulation.sets
-    header = make_header(parameters, sets[0], pb_id, eb_id)
+        result.simulation = run_simulation(parameters, buffers.vis, executor, progress)
+        sets = result.simulation.sets
+    header = make_header(parameters, sets[0], identity)
     LOG.info("Running ICAL pipeline")
-    ical = run_ical(sets, parameters, buffers.img, header, executor, progress)
-    spectral = None
+    result.ical = run_ical(sets, parameters, buffers.img, header, executor, progress)
     if parameters.spectral.enabled:
         LOG.info("Running spectral imaging pipeline")
-        spectral = run_spectral(ical, buffers.img, header, executor, progress)
-    LOG.info("Finished processing")
-    return BatchResult(simulation, ical, spectral)
+        result.spectral = run_spectral(result.ical, buffers.img, header, executor, progress)
 
 
-def make_header(
-    parameters: Parameters, one_set: Path, pb_id: str, eb_id: str
-) -> ImageHeader:
+def make_header(parameters: Parameters, one_set: Path, identity: RunIdentity) -> ImageHeader:
     """Return what all images of a run say; frequencies and times are filled in per image."""
     info = describe_measurement_set(one_set)
     begin, end = info.time_range_mjd_s
@@ -89,9 +91,9 @@ def make_header(
         provenance=Provenance(
             origin="batch_imaging",
             pipeline_version=__version__,
-            git_commit="",
-            pb_id=pb_id,
-            eb_id=eb_id,
+            git_commit=identity.git_commit,
+            pb_id=identity.pb_id,
+            eb_id=identity.eb_id,
             parameter_hash=parameter_hash(parameters),
         ),
         history=(

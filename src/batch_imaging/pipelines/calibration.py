@@ -1,8 +1,9 @@
 """Gains of one unit: solve them against model visibilities, apply them.
 
-The contexts follow RASCIL's names. T: a scalar phase per station, integration and window, common to all correlations. G: amplitude
-and phase per correlation and window, constant over the unit. B: amplitude and phase per correlation and channel, constant over
-the unit. The observed visibility is V = g_p g_q* M with g = T·G·B; each is solved with the others held.
+The contexts follow RASCIL's names. T: a scalar phase per station, integration and window, common to
+all correlations. G: amplitude and phase per correlation and window, constant over the unit. B:
+amplitude and phase per correlation and channel, constant over the unit. The observed visibility is
+V = g_p g_q* M with g = T·G·B; each is solved with the others held.
 """
 
 from dataclasses import dataclass, replace
@@ -95,9 +96,7 @@ def _solve_phase(
         for window in range(phase.shape[1]):
             chans = loaded.window_of_chan == window
             matrices = _normal_matrices(block, rows, chans, expected[:, chans], together=True)
-            solution = solve_gains(
-                matrices, gains.phase[t, window][np.newaxis], phase_only=True
-            )
+            solution = solve_gains(matrices, gains.phase[t, window][np.newaxis], phase_only=True)
             phase[t, window], weight[t, window] = solution.gain[0], solution.weight[0]
     return replace(gains, phase=phase, phase_weight=weight)
 
@@ -152,7 +151,7 @@ def _normal_matrices(
     *,
     together: bool,
 ) -> NormalMatrices:
-    """Sum over channels and, if ``together``, over correlations; else one solution a correlation."""
+    """Sum over channels and, if ``together``, correlations; else one solution each."""
     vis, weight = block.vis[rows][:, chans], block.weight[rows][:, chans]
     n_rows = len(vis)
 

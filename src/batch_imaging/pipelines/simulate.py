@@ -1,4 +1,4 @@
-"""Simulate what the array would have seen: one Measurement Set per frequency window, and the truth beside them."""
+"""Simulate what the array would have seen: a Measurement Set per window, the truth beside them."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from batch_imaging.execution.progress import Progress
 from batch_imaging.io.catalogue import read_catalogue, write_catalogue
 from batch_imaging.io.gain_table_file import write_gain_table
 from batch_imaging.io.measurement_set import write_measurement_set
-from batch_imaging.io.station_file import read_station_file
+from batch_imaging.io.station_file import load_stations
 from batch_imaging.kernels.components import BaselineFactors, predict_gaussian, predict_points
 from batch_imaging.kernels.gains import baseline_gains
 from batch_imaging.model.beam import station_power_beam
@@ -21,7 +21,6 @@ from batch_imaging.model.direction import lmn_from_radec
 from batch_imaging.model.gains import GainTable
 from batch_imaging.model.geometry import GeodeticPosition, station_uvw_m, times_for_hour_angles
 from batch_imaging.model.population import draw_population
-from batch_imaging.model.ska_low import select_within, ska1_low
 from batch_imaging.model.sky import SkyModel, TabulatedSpectrum
 from batch_imaging.model.stations import StationLayout
 from batch_imaging.model.visibility import Visibility
@@ -64,21 +63,6 @@ class SimulationResult:
     files: dict[str, Path]
 
 
-def load_stations(parameters: Parameters) -> StationLayout:
-    """Return the stations of the array within rmax."""
-    simulation = parameters.simulation
-    if simulation.array == "ska1-low":
-        layout = ska1_low()
-        layout = replace(
-            layout, diameter_m=np.full(len(layout), simulation.station_diameter)
-        )
-    else:
-        layout = read_station_file(
-            Path(simulation.array), diameter_m=simulation.station_diameter
-        )
-    return select_within(layout, parameters.rmax)
-
-
 def load_sky(parameters: Parameters) -> SkyModel:
     """Return the sky's components within the image, or of the whole catalogue."""
     simulation, freq_hz = parameters.simulation, float(parameters.freq_hz.mean())
@@ -94,16 +78,14 @@ def load_sky(parameters: Parameters) -> SkyModel:
     catalogue = read_catalogue(
         Path(simulation.sky), flux_limit_jy=simulation.flux_limit, ref_freq_hz=freq_hz
     )
-    _, _, n_minus_1 = lmn_from_radec(
-        catalogue.ra_rad, catalogue.dec_rad, parameters.phase_centre
-    )
+    _, _, n_minus_1 = lmn_from_radec(catalogue.ra_rad, catalogue.dec_rad, parameters.phase_centre)
     above = SkyModel(
         tuple(c for c, n in zip(catalogue.components, n_minus_1, strict=True) if n > -1)
     )
     if not above.components:
         raise DataError(
-            f"{simulation.sky}: no source above simulation.flux_limit = {simulation.flux_limit:g} Jy "
-            f"within 90° of ra {parameters.ra:g}, dec {parameters.dec:g}; "
+            f"{simulation.sky}: no source above simulation.flux_limit = "
+            f"{simulation.flux_limit:g} Jy within 90° of the phase centre; "
             "lower the limit or move the phase centre"
         )
     return above
@@ -111,7 +93,8 @@ def load_sky(parameters: Parameters) -> SkyModel:
 
 def make_field(parameters: Parameters) -> SimulatedField:
     """Work out stations, times and sky from the parameters."""
-    stations = load_stations(parameters)
+    simulation = parameters.simulation
+    stations = load_stations(simulation.array, simulation.station_diameter, parameters.rmax)
     centre = GeodeticPosition.from_itrf(stations.reference_itrf_m)
     times = times_for_hour_angles(
         parameters.hour_angles_rad,
@@ -183,13 +166,13 @@ def make_window(window: int, field: SimulatedField) -> Visibility:
     vis = _predict_sky(field, factors, uvw_m, window)
     gain = draw_gains(field, window)
     vis *= np.concatenate([baseline_gains(g, first, second) for g in gain])[:, np.newaxis]
-    vis, weight = _add_noise(vis, parameters, window)
+    hands, weight = _add_noise(vis, parameters, window)
     return Visibility(
         uvw_m=uvw_m,
         time_mjd_s=np.repeat(field.time_mjd_s, n_baselines),
         antenna1=factors.antenna1,
         antenna2=factors.antenna2,
-        vis=vis,
+        vis=hands,
         weight=weight,
         freq_hz=parameters.freq_hz[[window]],
         chan_width_hz=parameters.chan_width_hz[[window]],

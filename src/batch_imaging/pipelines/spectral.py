@@ -1,7 +1,7 @@
-"""Spectral imaging: what is left in each channel when the continuum is subtracted, each channel a unit of work.
+"""Spectral imaging: each channel, a unit of work, without the continuum and with it.
 
-The continuum is ICAL's model, a smooth polynomial in frequency, predicted at the channel's own frequency; a line is narrower
-than that and stays. Gains are those ICAL ended with.
+The continuum is ICAL's model, a smooth polynomial in frequency, predicted at the channel's own
+frequency; a line is narrower than that and stays. Gains are those ICAL ended with.
 """
 
 from dataclasses import dataclass, replace
@@ -101,9 +101,7 @@ def _plan_channels(ical: IcalResult) -> list[_ChannelTask]:
         for chan in range(first, stop):
             one = replace(outcome.window, channels=(chan, chan + 1))
             units = tuple(replace(unit, windows=(one,)) for unit in outcome.units)
-            gains = tuple(
-                replace(g, bandpass=g.bandpass[[chan - first]]) for g in outcome.gains
-            )
+            gains = tuple(replace(g, bandpass=g.bandpass[[chan - first]]) for g in outcome.gains)
             found.append((info.freq_hz[chan], info.chan_width_hz[chan], units, gains))
     found.sort(key=lambda channel: float(channel[0]))
     return [

@@ -1,5 +1,6 @@
 """Units of imaging work: which part of which Measurement Sets one task handles at a time."""
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch_imaging.errors import DataError
+from batch_imaging.execution.unit_size import CACHE_BYTES, UNIT_BYTES, unit_bytes
 from batch_imaging.io.measurement_set import (
     MeasurementSetInfo,
     describe_measurement_set,
@@ -17,15 +19,6 @@ from batch_imaging.io.measurement_set import (
 from batch_imaging.kernels.components import BaselineFactors, factor_baselines
 from batch_imaging.model.beam import SPEED_OF_LIGHT_M_S
 from batch_imaging.model.visibility import Visibility
-
-UNIT_BYTES = 64 * 2**20
-"""Most bytes of visibilities in one unit (or one integration of one channel, if that is more)."""
-
-CACHE_BYTES = 160 * 2**20
-"""Most bytes of units that one process keeps between stages."""
-
-_BYTES_PER_SAMPLE = 12  # complex64 and float32
-_BYTES_PER_ROW = 40  # uvw, time, antennas
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +124,8 @@ def make_observation(infos: Sequence[MeasurementSetInfo], min_windows: int = 1) 
             first.time_range_mjd_s,
         ):
             raise DataError(
-                f"{info.path}: its integrations are not those of {first.path}, and gains are solved "
-                "for all windows at the same times; image them apart"
+                f"{info.path}: its integrations are not those of {first.path}, and gains are "
+                "solved for all windows at the same times; image them apart"
             )
     parts = -(-min_windows // len(ordered))
     runs = [
@@ -158,19 +151,19 @@ def make_observation(infos: Sequence[MeasurementSetInfo], min_windows: int = 1) 
 def _runs_of_channels(info: MeasurementSetInfo, parts: int) -> Iterator[tuple[int, int]]:
     n_chan = len(info.freq_hz)
     cuts = np.linspace(0, n_chan, min(parts, n_chan) + 1).round().astype(int)
-    yield from zip(cuts[:-1], cuts[1:], strict=True)
+    yield from itertools.pairwise(cuts)
 
 
 def plan_units(observation: Observation, n_groups: int) -> tuple[Unit, ...]:
     """Cut the data into units for joint imaging, independent of the number of workers.
 
-    Windows are dealt to ``n_groups`` neighbourhoods in frequency. Within one, sets with the same rows are
-    stacked, because one gridding call of many channels costs a fraction of many calls; then integrations are cut so that no
-    unit is larger than UNIT_BYTES.
+    Windows are dealt to ``n_groups`` neighbourhoods in frequency. Within one, sets with the same
+    rows are stacked, because one gridding call of many channels costs a fraction of many calls;
+    then integrations are cut so that no unit is larger than UNIT_BYTES.
     """
     units: list[Unit] = []
     bounds = np.linspace(0, len(observation.windows), n_groups + 1).round().astype(int)
-    for group, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for group, (begin, end) in enumerate(itertools.pairwise(bounds)):
         stack: list[int] = []
         for index in range(begin, end):
             if stack and not _stackable(observation, stack, index):
@@ -195,8 +188,7 @@ def _stackable(observation: Observation, stack: list[int], index: int) -> bool:
 def _unit_bytes(observation: Observation, indices: list[int]) -> int:
     infos = [observation.infos[i] for i in indices]
     n_chan = sum(end - begin for begin, end in (observation.windows[i].channels for i in indices))
-    samples = n_chan * len(infos[0].corr)
-    return infos[0].n_rows * (_BYTES_PER_ROW + _BYTES_PER_SAMPLE * samples)
+    return unit_bytes(infos[0].n_rows, n_chan * len(infos[0].corr))
 
 
 def _cut_in_time(observation: Observation, indices: list[int], group: int) -> list[Unit]:
@@ -204,10 +196,7 @@ def _cut_in_time(observation: Observation, indices: list[int], group: int) -> li
     pieces = min(-(-_unit_bytes(observation, indices) // UNIT_BYTES), n_integrations)
     cuts = np.linspace(0, n_integrations, pieces + 1).round().astype(int)
     windows = tuple(observation.windows[i] for i in indices)
-    return [
-        Unit(windows, (int(begin), int(end)), group)
-        for begin, end in zip(cuts[:-1], cuts[1:], strict=True)
-    ]
+    return [Unit(windows, (int(begin), int(end)), group) for begin, end in itertools.pairwise(cuts)]
 
 
 _cache: OrderedDict[tuple[object, ...], LoadedUnit] = OrderedDict()

@@ -1,4 +1,4 @@
-"""Engines bring a Dask cluster up and take it down; `open_executor` is the one place that chooses."""
+"""Engines bring a Dask cluster up and take it down; `open_executor` alone chooses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,9 @@ EngineName = Literal["local", "serial"]
 
 
 @contextmanager
-def open_executor(engine: EngineName, n_workers: int, memory_limit_bytes: int) -> Iterator[Executor]:
+def open_executor(
+    engine: EngineName, n_workers: int, memory_limit_bytes: int
+) -> Iterator[Executor]:
     """Yield an executor and end whatever it started.
 
     Parameters

@@ -1,6 +1,5 @@
-"""A Dask cluster on this machine: a scheduler in this process, workers as child processes on loopback."""
+"""A Dask cluster on this machine: a scheduler in this process, workers as child processes."""
 
-import asyncio
 import logging
 import os
 import tempfile
@@ -14,6 +13,7 @@ from batch_imaging.errors import ClusterStartTimeout
 from batch_imaging.execution.executor import DaskExecutor
 
 START_DEADLINE_S = 60.0
+RESTART_S = 3.0  # a worker needs about one; DaskExecutor waits for it several times
 KEPT_FREE_BYTES = 128 * 2**20
 
 
@@ -32,6 +32,7 @@ def local_executor(
     quiet = logging.WARNING
     settings = {
         "distributed.scheduler.allowed-failures": 2,
+        "distributed.scheduler.no-workers-timeout": RESTART_S,
         "distributed.worker.memory.terminate": 0.97,
         "distributed.logging": {"distributed": quiet},
         # Dask hands freed memory back at once; images are allocated again in the next moment, and
@@ -41,22 +42,25 @@ def local_executor(
     }
     with (
         tempfile.TemporaryDirectory(prefix="batch-imaging-workers-") as folder,
-        dask.config.set(settings),
+        dask.config.set(settings, temporary_directory=folder),
     ):
         try:
             cluster = LocalCluster(
-                n_workers=n_workers,
+                n_workers=0,  # they start in the background, so that the deadline counts for them
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                # No dashboard; the scheduler's own page on any free port, for None means 8787.
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
                 memory_limit=memory_limit_bytes,
                 local_directory=folder,
                 silence_logs=quiet,
             )
-        except (RuntimeError, asyncio.TimeoutError) as error:
+        except (TimeoutError, RuntimeError) as error:
             raise ClusterStartTimeout(f"local Dask cluster did not start: {error}") from error
-        with cluster, Client(cluster, timeout=deadline_s) as client:
+        with cluster, Client(cluster) as client:
+            cluster.scale(n_workers)
             try:
                 client.wait_for_workers(n_workers, timeout=deadline_s)
             except TimeoutError as error:

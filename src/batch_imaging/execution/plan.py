@@ -1,0 +1,446 @@
+"""What a run of given parameters will do, need and take, worked out before anything starts.
+
+Sizes follow from the parameters and the station positions. Memory and time come from models that
+are linear in rows, visibilities, pixels and planes, fitted to runs of 2 workers with 2 to 32
+windows, 94 to 264 stations and 1024² to 4096² pixels (`python -m benchmarks --only growth` runs
+most of them): memory came out within 20 %, time within a factor of 2 on a core of 2.5 to 3 GHz.
+"""
+
+import itertools
+import json
+import math
+from bisect import bisect_right
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from batch_imaging.errors import ResourceError
+from batch_imaging.execution.engines.local import available_cores
+from batch_imaging.execution.unit_size import CACHE_BYTES, UNIT_BYTES, unit_bytes
+from batch_imaging.io.station_file import load_stations
+from batch_imaging.kernels.gridding import SINGLE_PRECISION_LIMIT
+from batch_imaging.model.beam import SPEED_OF_LIGHT_M_S
+from batch_imaging.model.geometry import max_baseline_m
+from batch_imaging.parameters import Parameters
+
+N_CORR = 2  # XX and YY: what the simulation writes
+PIXEL_BYTES = 4
+LARGEST_NPIXEL = 65536  # that parameters allow
+IMAGES = 4  # deconvolved, residual, restored, psf, of one window
+ICAL_CUBES, SPECTRAL_CUBES = 3, 2
+
+# On disk, as casacore stores the columns of a row and of a sample, and subtables and tiles begun.
+_SET_BYTES, _SET_BYTES_PER_ROW, _SET_BYTES_PER_SAMPLE = 1.1e6, 60.0, 8.2
+_HEADER_BYTES = 10_000  # of a FITS file
+_GAIN_BYTES = 24  # of a station, integration and window: complex128 and a weight
+_REPORT_BYTES = 20e6
+
+# In memory. Interpreter and libraries take most of the base, and share a part of it between
+# processes. What grows with pixels is the grid, its transforms and radler's work space: that of
+# the planes that are deconvolved together, and the copies that the main process hands round.
+_WORKER_BASE_BYTES, _MAIN_BASE_BYTES, _SHARED_BYTES = 310e6, 350e6, 80e6
+_WORKER_BYTES_PER_PIXEL, _WORKER_BYTES_PER_PLANE_PIXEL = 60.0, 14.0
+_MAIN_BYTES_PER_PLANE_PIXEL = 31.0
+_DOUBLE_BYTES_PER_PIXEL = 40.0  # more, for grids in double precision
+_DENSITY_BYTES_PER_PIXEL = 16.0  # more, for uniform and robust weighting
+_SIMULATION_BYTES_PER_ROW = 170.0  # a window is simulated in one piece
+_UNIT_COPIES = 1.5  # of the unit in hand: model, corrected and residual visibilities
+_LIMIT_FACTOR = 2.0  # workers are ended at twice what they are expected to need
+_LIMIT_AT_LEAST_BYTES = 1e9
+
+# In time: seconds of one core for a unit, and per visibility and pixel of it.
+_START_S, _REPORT_S = 3.0, 5.0
+_EXPECTED_CYCLES = 6  # until it has converged, where the budget allows
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """Seconds of a unit of work."""
+
+    unit_s: float
+    visibility_s: float = 0.0
+    pixel_s: float = 0.0
+
+    def __call__(self, visibilities: float, pixels: float) -> float:
+        return self.unit_s + self.visibility_s * visibilities + self.pixel_s * pixels
+
+
+_COSTS = {
+    "simulation": _Cost(0.25, 1.5e-6),
+    "ical: survey": _Cost(0.03),
+    "ical: weights": _Cost(0.05, 0.3e-6, 0.02e-6),
+    "ical: psf": _Cost(0.1, 0.8e-6, 0.15e-6),
+    "ical: major cycle": _Cost(0.05, 0.8e-6, 0.2e-6),
+    "ical: minor cycle": _Cost(0.05, 0.0, 0.25e-6),
+    "ical: windows": _Cost(0.1, 5.5e-6, 0.8e-6),
+    "spectral imaging": _Cost(0.05, 3.5e-6, 0.25e-6),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """A stage of the run: how often it comes, units of work in each, seconds in all."""
+
+    name: str
+    rounds: int
+    units: int
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do, need and take.
+
+    Attributes
+    ----------
+    rows: of one Measurement Set, baselines × integrations.
+    visibilities: rows × windows; each has ``correlations`` samples.
+    beam_rad: λ / longest baseline at the highest frequency.
+    measurement_set_bytes, image_bytes: all that goes into the two buffers.
+    worker_bytes, main_bytes: peak memory of one worker and of the process that leads them.
+    memory_bytes: of all processes together, what they share counted once.
+    memory_limit_bytes: what a worker may take before it is ended.
+    available_bytes: memory of this machine that is free.
+    """
+
+    array: str
+    stations: int
+    baselines: int
+    max_baseline_m: float
+    windows: int
+    integrations: int
+    rows: int
+    visibilities: int
+    correlations: int
+    npixel: int
+    cell_rad: float
+    beam_rad: float
+    measurement_set_bytes: int
+    image_bytes: int
+    n_workers: int
+    worker_bytes: int
+    main_bytes: int
+    memory_bytes: int
+    memory_limit_bytes: int
+    available_bytes: int
+    stages: tuple[StagePlan, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def samples(self) -> int:
+        """Visibilities × correlations."""
+        return self.visibilities * self.correlations
+
+    @property
+    def disk_bytes(self) -> int:
+        """Both buffers and the report."""
+        return self.measurement_set_bytes + self.image_bytes + round(_REPORT_BYTES)
+
+    @property
+    def wall_s(self) -> float:
+        return sum(stage.wall_s for stage in self.stages)
+
+    def to_json(self) -> str:
+        """Return all fields as a JSON object."""
+        derived = {
+            "samples": self.samples,
+            "disk_bytes": self.disk_bytes,
+            "wall_s": self.wall_s,
+        }
+        return json.dumps(asdict(self) | derived, indent=2)
+
+    def __str__(self) -> str:
+        field_deg = math.degrees(self.npixel * self.cell_rad)
+        rows = {
+            "array": f"{self.array}, {self.stations} stations, {self.baselines:,} baselines "
+            f"up to {self.max_baseline_m:,.0f} m",
+            "data": f"{self.windows} windows × {self.integrations} times: {self.rows:,} rows each, "
+            f"{self.visibilities:,} visibilities, {self.samples:,} samples",
+            "image": f"{self.npixel}² pixels of {_arcsec(self.cell_rad)}, {field_deg:.3g}° wide, "
+            f"beam about {_arcsec(self.beam_rad)}",
+            "Measurement Sets": shown_bytes(self.measurement_set_bytes),
+            "images, cubes": shown_bytes(self.image_bytes),
+            "memory": f"{shown_bytes(self.worker_bytes)} a worker × {self.n_workers}, "
+            f"{shown_bytes(self.memory_bytes)} in all, "
+            f"{shown_bytes(self.available_bytes)} free",
+            "time": f"about {_duration(self.wall_s)}",
+        }
+        lines = [f"{name:<18}{text}" for name, text in rows.items()]
+        lines += ["", f"{'stage':<22}{'units':>12}{'seconds':>10}"]
+        for stage in self.stages:
+            units = f"{stage.rounds} × {stage.units}" if stage.rounds > 1 else f"{stage.units}"
+            lines.append(f"{stage.name:<22}{units:>12}{stage.wall_s:>10.1f}")
+        return "\n".join([*lines, *(f"\nwarning: {text}" for text in self.warnings)])
+
+
+def make_plan(
+    parameters: Parameters,
+    *,
+    n_workers: int | None = None,
+    available_bytes: int | None = None,
+    cores: int | None = None,
+) -> Plan:
+    """Work out what a run of a simulated observation takes.
+
+    Parameters
+    ----------
+    n_workers: instead of the one in the parameters.
+    available_bytes, cores: of the machine; by default what this process may use.
+
+    Raises
+    ------
+    DataError, ParameterError: there is no array: see :func:`load_stations`.
+    ResourceError: the workers would not fit into memory.
+    """
+    n_workers = n_workers or parameters.n_workers
+    available_bytes = available_bytes or available_memory_bytes()
+    stations = load_stations(
+        parameters.simulation.array, parameters.simulation.station_diameter, parameters.rmax
+    )
+    baselines = len(stations) * (len(stations) - 1) // 2
+    rows, windows = baselines * parameters.ntimes, parameters.nfreqwin
+    longest_m = max_baseline_m(stations.itrf_m)
+    wavelength_m = SPEED_OF_LIGHT_M_S / float(
+        (parameters.freq_hz + parameters.chan_width_hz / 2).max()
+    )
+    memory = _MemoryModel.of(parameters, rows, n_workers)
+    pixels = parameters.imaging.npixel**2
+    _require_memory(memory, parameters.imaging.npixel, available_bytes)
+    worker_bytes, main_bytes = memory.worker_bytes(pixels), memory.main_bytes(pixels)
+    return Plan(
+        array=stations.array_name,
+        stations=len(stations),
+        baselines=baselines,
+        max_baseline_m=longest_m,
+        windows=windows,
+        integrations=parameters.ntimes,
+        rows=rows,
+        visibilities=rows * windows,
+        correlations=N_CORR,
+        npixel=parameters.imaging.npixel,
+        cell_rad=parameters.cell_rad,
+        beam_rad=wavelength_m / longest_m,
+        measurement_set_bytes=_measurement_set_bytes(parameters, rows, len(stations)),
+        image_bytes=_image_bytes(parameters, len(stations)),
+        n_workers=n_workers,
+        worker_bytes=round(worker_bytes),
+        main_bytes=round(main_bytes),
+        memory_bytes=round(memory.total_bytes(pixels)),
+        memory_limit_bytes=round(
+            min(
+                max(_LIMIT_FACTOR * worker_bytes, _LIMIT_AT_LEAST_BYTES),
+                max(worker_bytes, (available_bytes - main_bytes) / n_workers),
+            )
+        ),
+        available_bytes=available_bytes,
+        stages=_plan_stages(parameters, rows, n_workers, cores or available_cores()),
+        warnings=tuple(_warnings(parameters, longest_m, wavelength_m)),
+    )
+
+
+# ---------------------------------------------------------------------------------- sizes
+
+
+def _measurement_set_bytes(parameters: Parameters, rows: int, n_stations: int) -> int:
+    one_set = _SET_BYTES + rows * (_SET_BYTES_PER_ROW + _SET_BYTES_PER_SAMPLE * N_CORR)
+    return round(parameters.nfreqwin * one_set + _gain_table_bytes(parameters, n_stations))
+
+
+def _image_bytes(parameters: Parameters, n_stations: int) -> int:
+    cubes = ICAL_CUBES + (SPECTRAL_CUBES if parameters.spectral.enabled else 0)
+    planes = IMAGES + cubes * parameters.nfreqwin
+    return (
+        planes * PIXEL_BYTES * parameters.imaging.npixel**2
+        + (IMAGES + cubes) * _HEADER_BYTES
+        + _gain_table_bytes(parameters, n_stations)
+    )
+
+
+def _gain_table_bytes(parameters: Parameters, n_stations: int) -> int:
+    return _GAIN_BYTES * n_stations * parameters.ntimes * parameters.nfreqwin
+
+
+def _n_groups(parameters: Parameters) -> int:
+    """Return the number of planes that are deconvolved together."""
+    n_terms = parameters.ical.nmoment if parameters.ical.algorithm == "mmclean" else 1
+    return min(n_terms, parameters.nfreqwin)
+
+
+def _cut_joint_units(parameters: Parameters, rows: int) -> tuple[int, int]:
+    """Return how many units joint imaging has, and the bytes of the largest.
+
+    Each group of windows is cut into stacks that a unit may hold; a window that is larger by
+    itself, into pieces of some integrations.
+    """
+    bounds = np.linspace(0, parameters.nfreqwin, _n_groups(parameters) + 1).round().astype(int)
+    a_stack = next(k for k in itertools.count(1) if _stack_bytes(rows, k + 1) > UNIT_BYTES)
+    n_units = largest = 0
+    for windows in map(int, np.diff(bounds)):
+        for stack in [a_stack] * (windows // a_stack) + [windows % a_stack]:
+            stack_bytes = _stack_bytes(rows, stack) if stack else 0
+            pieces = min(-(-stack_bytes // UNIT_BYTES), parameters.ntimes)
+            n_units += pieces
+            largest = max(largest, stack_bytes // max(pieces, 1))
+    return n_units, largest
+
+
+def _stack_bytes(rows: int, windows: int) -> int:
+    return unit_bytes(rows, windows * N_CORR)
+
+
+# --------------------------------------------------------------------------------- memory
+
+
+@dataclass(frozen=True, slots=True)
+class _MemoryModel:
+    """Peak memory as functions of the pixels of an image.
+
+    Attributes
+    ----------
+    data_bytes, simulation_bytes: visibilities that a worker holds while it images, or simulates.
+    """
+
+    n_workers: int
+    n_groups: int
+    data_bytes: float
+    simulation_bytes: float
+    extra_bytes_per_pixel: float
+
+    @classmethod
+    def of(cls, parameters: Parameters, rows: int, n_workers: int) -> "_MemoryModel":
+        n_units, one_unit_bytes = _cut_joint_units(parameters, rows)
+        window_bytes = _stack_bytes(rows, 1)
+        # Units of joint imaging are cached first, then those of windows; a window is finished with
+        # all its integrations in memory.
+        all_bytes = n_units * one_unit_bytes + parameters.nfreqwin * window_bytes
+        cached = max(min(all_bytes / n_workers, CACHE_BYTES), window_bytes)
+        extra = _DOUBLE_BYTES_PER_PIXEL * (parameters.imaging.accuracy < SINGLE_PRECISION_LIMIT)
+        extra += _DENSITY_BYTES_PER_PIXEL * (parameters.imaging.weighting != "natural")
+        data_bytes = cached + _UNIT_COPIES * one_unit_bytes
+        simulation_bytes = _SIMULATION_BYTES_PER_ROW * rows
+        return cls(n_workers, _n_groups(parameters), data_bytes, simulation_bytes, extra)
+
+    def worker_bytes(self, pixels: float) -> float:
+        per_pixel = _WORKER_BYTES_PER_PIXEL + self.extra_bytes_per_pixel
+        per_pixel += _WORKER_BYTES_PER_PLANE_PIXEL * self.n_groups
+        imaging_bytes = self.data_bytes + per_pixel * pixels
+        return _WORKER_BASE_BYTES + max(imaging_bytes, self.simulation_bytes)
+
+    def main_bytes(self, pixels: float) -> float:
+        return _MAIN_BASE_BYTES + _MAIN_BYTES_PER_PLANE_PIXEL * self.n_groups * pixels
+
+    def total_bytes(self, pixels: float) -> float:
+        own = self.worker_bytes(pixels) - _SHARED_BYTES
+        return self.main_bytes(pixels) + self.n_workers * own
+
+    def npixel_that_fits(self, available_bytes: float) -> int:
+        """Return the largest even image side for that much memory, 0 if none fits."""
+        halves = range(1, LARGEST_NPIXEL // 2 + 1)
+        return 2 * bisect_right(halves, available_bytes, key=lambda n: self.total_bytes(4 * n**2))
+
+
+def _require_memory(memory: _MemoryModel, npixel: int, available_bytes: int) -> None:
+    needed_bytes = memory.total_bytes(npixel**2)
+    if needed_bytes <= available_bytes:
+        return
+    fits = memory.npixel_that_fits(available_bytes)
+    way_out = f"imaging.npixel {fits} would fit" if fits >= 32 else "no image would fit"
+    if memory.n_workers > 1:
+        way_out += ", or use fewer workers (n_workers)"
+    raise ResourceError(
+        f"imaging.npixel = {npixel}: {memory.n_workers} workers need about "
+        f"{shown_bytes(needed_bytes)} of memory, {shown_bytes(available_bytes)} are free; {way_out}"
+    )
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that this process may still take: the machine's, or its container's."""
+    free_bytes = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
+        return min(free_bytes, max(int(limit) - int(used), 0))
+    except (OSError, ValueError):  # no control group, or one without a limit ("max")
+        return free_bytes
+
+
+# ----------------------------------------------------------------------------------- time
+
+
+def _plan_stages(
+    parameters: Parameters, rows: int, n_workers: int, cores: int
+) -> tuple[StagePlan, ...]:
+    pixels, windows = parameters.imaging.npixel**2, parameters.nfreqwin
+    (joint, _), groups = _cut_joint_units(parameters, rows), _n_groups(parameters)
+    side_by_side = min(n_workers, cores)
+    cycles = min(_EXPECTED_CYCLES, parameters.ical.stopping.max_nmajor)
+
+    def stage(name: str, units: int, visibilities: float, rounds: int = 1) -> StagePlan:
+        one_s = _COSTS[name](visibilities, pixels)
+        return StagePlan(name, rounds, units, rounds * one_s * max(1, units / side_by_side))
+
+    in_joint = rows * windows / joint
+    minor_s = cycles * _COSTS["ical: minor cycle"](0, groups * pixels)
+    stages = [
+        StagePlan("start", 1, 1, _START_S),
+        stage("simulation", windows, rows),
+        stage("ical: survey", windows, rows),
+        stage("ical: psf", joint, in_joint),
+        stage("ical: major cycle", joint, in_joint, cycles + 1),
+        StagePlan("ical: minor cycle", cycles, 1, minor_s),
+        stage("ical: windows", windows, rows),
+    ]
+    if parameters.imaging.weighting != "natural":
+        stages.insert(3, stage("ical: weights", joint, in_joint))
+    if parameters.spectral.enabled:
+        stages.append(stage("spectral imaging", windows, rows))
+    return (*stages, StagePlan("report", 1, 1, _REPORT_S))
+
+
+# ------------------------------------------------------------------------------- warnings
+
+
+def _warnings(parameters: Parameters, longest_m: float, wavelength_m: float) -> list[str]:
+    found = []
+    cell_rad, beam_rad = parameters.cell_rad, wavelength_m / longest_m
+    if cell_rad >= beam_rad / 2:
+        found.append(
+            f"imaging.cellsize = {cell_rad:g} rad is too coarse for the longest baseline of "
+            f"{longest_m:,.0f} m: it must be below λ/(2 b) = {beam_rad / 2:.3g} rad at the highest "
+            f"frequency; a third of the beam is {beam_rad / 3:.2g} rad"
+        )
+    edge = cell_rad * parameters.imaging.npixel / 2
+    corner_n = math.sqrt(max(1 - 2 * edge**2, 0))
+    if corner_n < 0.5:
+        found.append(
+            f"imaging.npixel × imaging.cellsize = {2 * edge:.3g} rad: the corners stand "
+            f"{math.degrees(math.acos(corner_n)):.0f}° from the phase centre, where pixels cover "
+            f"{1 / max(corner_n, 0.01):.1f} times as much sky; keep it below "
+            f"{math.sqrt(1.5):.2f} rad"
+        )
+    return found
+
+
+# ---------------------------------------------------------------------------------- shown
+
+
+def shown_bytes(n_bytes: float) -> str:
+    """Return a size with three digits and its unit."""
+    size = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} PB"
+
+
+def _arcsec(angle_rad: float) -> str:
+    return f"{math.degrees(angle_rad) * 3600:.3g}″"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""What runs a batch_imaging job from beginning to end: engine, pipelines, report, clean-up."""

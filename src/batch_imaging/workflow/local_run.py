@@ -1,0 +1,134 @@
+"""The job from a plain shell: buffers are folders, no control system is asked."""
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from batch_imaging.errors import BatchImagingError, ProductError, ResourceError
+from batch_imaging.execution.engines import EngineName, open_executor
+from batch_imaging.execution.executor import peak_rss_bytes
+from batch_imaging.execution.plan import Plan, available_memory_bytes, make_plan
+from batch_imaging.execution.progress import Progress
+from batch_imaging.parameters import Parameters
+from batch_imaging.pipelines.batch import BatchResult, Buffers, RunIdentity, run_pipelines
+from batch_imaging.report import RunRecord, write_report
+from batch_imaging.report.provenance import git_commit
+
+LOG = logging.getLogger("batch_imaging")
+
+LOCAL_PB_ID, LOCAL_EB_ID = "pb-local", "eb-local"
+"""Stand for the processing and execution block where there is no control system."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRun:
+    """A finished run: where its data, its images and its report are."""
+
+    buffers: Buffers
+    products: tuple[Path, ...]
+    report: Path
+
+
+def run_locally(
+    parameters: Parameters,
+    output: Path,
+    engine: EngineName = "local",
+    sets: Sequence[Path] = (),
+) -> LocalRun:
+    """Run the whole job in folders under ``output`` and write its report.
+
+    Parameters
+    ----------
+    output: gets a folder for each buffer; products of an earlier run there are replaced.
+    sets: Measurement Sets to image instead of a simulation.
+
+    Raises
+    ------
+    BatchImagingError: of any kind; a report of what was reached is written all the same.
+    """
+    parameters = parameters.with_buffers(LOCAL_PB_ID)
+    plan = None if sets else make_plan(parameters)
+    for warning in plan.warnings if plan else ():
+        LOG.warning("%s", warning)
+    buffers = _make_buffers(parameters, output, plan)
+    identity = RunIdentity(LOCAL_PB_ID, LOCAL_EB_ID, git_commit() or "")
+    run = _Run(parameters, identity, buffers, tuple(sets), engine)
+    limit_bytes = plan.memory_limit_bytes if plan else _share_of_memory(parameters.n_workers)
+    try:
+        with open_executor(engine, parameters.n_workers, limit_bytes) as executor:
+            run.peak_rss_bytes = executor.peak_rss_bytes
+            run_pipelines(
+                parameters, buffers, identity, executor, run.progress, run.result, run.sets
+            )
+    except BaseException as error:
+        try:
+            report = write_report(run.record(str(error) or type(error).__name__))
+            LOG.info("What was reached is in %s", report)
+        except BatchImagingError as second:
+            LOG.warning("no report of the failed run: %s", second)
+        raise
+    with run.progress.stage("report"):
+        report = write_report(run.record())
+    LOG.info("Finished processing")
+    ical, spectral = run.result.ical, run.result.spectral
+    files = [*(ical.files.values() if ical else ()), *(spectral.files.values() if spectral else ())]
+    return LocalRun(buffers, tuple(files), report)
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the report will need, collected as the run goes."""
+
+    parameters: Parameters
+    identity: RunIdentity
+    buffers: Buffers
+    sets: tuple[Path, ...]
+    engine: EngineName
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    progress: Progress = field(default_factory=Progress)
+    result: BatchResult = field(default_factory=BatchResult)
+    peak_rss_bytes: dict[int, int] = field(default_factory=dict)
+
+    def record(self, error: str = "") -> RunRecord:
+        return RunRecord(
+            parameters=self.parameters,
+            identity=self.identity,
+            buffers=self.buffers,
+            result=self.result,
+            started=self.started,
+            finished=datetime.now(UTC),
+            sets=self.sets,
+            stages=tuple(self.progress.stages),
+            peak_rss_bytes=self.peak_rss_bytes | {os.getpid(): peak_rss_bytes()},
+            engine=self.engine,
+            error=error,
+        )
+
+
+def _share_of_memory(n_workers: int) -> int:
+    return int(0.8 * available_memory_bytes() / n_workers)
+
+
+def _make_buffers(parameters: Parameters, output: Path, plan: Plan | None) -> Buffers:
+    buffers = Buffers(
+        output.absolute() / str(parameters.buffer_vis),
+        output.absolute() / str(parameters.buffer_img),
+    )
+    try:
+        for folder in (buffers.vis, buffers.img):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProductError(
+            f"{output}: buffers cannot be made there ({error}); choose another --output"
+        ) from error
+    free_bytes = shutil.disk_usage(buffers.vis).free
+    if plan and plan.disk_bytes > free_bytes:
+        raise ResourceError(
+            f"{output}: {plan.disk_bytes / 1e9:.1f} GB are needed and {free_bytes / 1e9:.1f} GB "
+            "free; choose another --output or fewer windows, times or pixels"
+        )
+    return buffers
