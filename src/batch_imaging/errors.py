@@ -7,7 +7,7 @@
     │   ├── ClusterStartTimeout
     │   └── WorkerLost
     ├── ProductError                 5   a product could not be written or is not complete
-    └── ResourceError                6   not enough memory or disk, known beforehand or met on the way
+    └── ResourceError                6   not enough memory or disk, foreseen or met on the way
 
 Messages name the thing, the place and the way out.
 """

@@ -77,7 +77,8 @@ class SerialExecutor:
             yield result
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        return _only(self.map(_apply, [arguments], function))
+        results: Iterator[Result] = self.map(_apply, [arguments], function)
+        return _only(results)
 
 
 class DaskExecutor:
@@ -177,10 +178,11 @@ class DaskExecutor:
         )
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        return _only(self.map(_apply, [arguments], function))
+        results: Iterator[Result] = self.map(_apply, [arguments], function)
+        return _only(results)
 
 
-class _NativeThreads(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
+class _NativeThreads(WorkerPlugin):
     """Sets ducc0's threads in every worker, also in those that come later in place of dead ones."""
 
     name = "native-threads"

@@ -741,7 +741,7 @@ def _read_uvw_m(source: _RowSource) -> tuple[Floats, NDArray[np.bool_]]:
 def _digest(*arrays: NDArray[Any]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

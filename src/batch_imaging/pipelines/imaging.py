@@ -5,13 +5,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from batch_imaging.errors import DataError
 from batch_imaging.kernels.components import predict_points
 from batch_imaging.kernels.gridding import (
     SINGLE_PRECISION_LIMIT,
     make_dirty,
     predict_image,
 )
+from batch_imaging.kernels.restoring import fit_beam
 from batch_imaging.kernels.weighting import Weighting, make_imaging_weight, sum_weight_density
+from batch_imaging.model.beam import RestoringBeam
 from batch_imaging.model.continuum import ContinuumModel
 from batch_imaging.model.image import ImageGeometry
 from batch_imaging.model.visibility import Visibility, stokes_i
@@ -133,6 +136,17 @@ def invert(
     return WeightedImage(pixels, total)
 
 
+def beam_of_psf(psf: NDArray[np.float32], setup: ImagingSetup, data: str) -> RestoringBeam:
+    """Fit the restoring beam; ``data`` says whose psf it is, for the DataError if none fits."""
+    try:
+        return fit_beam(psf, setup.geometry.cell_rad)
+    except ValueError as error:
+        raise DataError(
+            f"{data}: {error}; are there enough baselines, and is imaging.cellsize = "
+            f"{setup.geometry.cell_rad:g} rad a fraction of the beam?"
+        ) from error
+
+
 def predict_model(
     loaded: LoadedUnit, model: ContinuumModel, setup: ImagingSetup
 ) -> NDArray[np.complexfloating]:
@@ -168,7 +182,7 @@ def predict_model(
         * (offset**power).astype(plane.dtype)
         for power, plane in enumerate(model.term_planes())
     )
-    total = next(parts)
+    total: NDArray[np.complexfloating] = next(parts)
     for part in parts:
         total += part
     return total

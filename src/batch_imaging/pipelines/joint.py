@@ -11,12 +11,17 @@ from batch_imaging.errors import DataError
 from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.progress import Progress
 from batch_imaging.kernels.deconvolution import CleanSettings, centre_components, deconvolve
-from batch_imaging.kernels.restoring import fit_beam
 from batch_imaging.model.continuum import ContinuumModel
 from batch_imaging.model.visibility import stokes_i
 from batch_imaging.parameters import Ical
 from batch_imaging.pipelines.calibration import UnitGains, apply_gains, calibrate_unit
-from batch_imaging.pipelines.imaging import ImagingSetup, WeightedImage, invert, predict_model
+from batch_imaging.pipelines.imaging import (
+    ImagingSetup,
+    WeightedImage,
+    beam_of_psf,
+    invert,
+    predict_model,
+)
 from batch_imaging.pipelines.units import LoadedUnit, Observation, Unit, load_unit
 
 LOG = logging.getLogger("batch_imaging")
@@ -124,7 +129,8 @@ class JointPhase:
         ref_freq_hz = float(self._freq_hz.mean())
         model = ContinuumModel.empty(self._setup.geometry, self._n_terms, ref_freq_hz)
         psf, plane_weight = self._make_psf()
-        beam = fit_beam(psf.mean(axis=0), self._setup.geometry.cell_rad)
+        data = str(self._units[0].windows[0].path)
+        beam = beam_of_psf(psf.mean(axis=0), self._setup, data)
         gains: list[UnitGains | None] = [None] * len(self._units)
         cycles: list[MajorCycle] = []
         while True:

@@ -12,13 +12,19 @@ import numpy as np
 from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.progress import Progress
 from batch_imaging.io.fits_image import FitsCubeWriter, ImageHeader, write_plane
-from batch_imaging.kernels.restoring import convolve_with_beam, fit_beam
+from batch_imaging.kernels.restoring import convolve_with_beam
 from batch_imaging.model.beam import RestoringBeam
 from batch_imaging.model.continuum import ContinuumModel
 from batch_imaging.model.visibility import stokes_i
 from batch_imaging.pipelines.calibration import UnitGains, apply_gains
 from batch_imaging.pipelines.ical import IcalResult
-from batch_imaging.pipelines.imaging import ImagingSetup, WeightedImage, invert, predict_model
+from batch_imaging.pipelines.imaging import (
+    ImagingSetup,
+    WeightedImage,
+    beam_of_psf,
+    invert,
+    predict_model,
+)
 from batch_imaging.pipelines.units import Unit, load_unit
 
 PSF_PATCH_NPIXEL = 256  # of the psf, enough to fit the beam
@@ -130,7 +136,8 @@ def image_channel(
         nan = float("nan")
         return ChannelOutcome(task.freq_hz, task.chan_width_hz, None, nan, nan)
     residual = line.normalised()
-    beam = fit_beam(psf.normalised(), geometry.cell_rad)
+    data = f"{task.units[0].windows[0].path} at {task.freq_hz:.0f} Hz"
+    beam = beam_of_psf(psf.normalised(), setup, data)
     continuum = convolve_with_beam(model.plane(task.freq_hz), beam, geometry.cell_rad)
     restored = residual + continuum
     for path, plane in zip(cubes, (residual, restored), strict=True):

@@ -13,13 +13,19 @@ from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.progress import Progress
 from batch_imaging.io.fits_image import FitsCubeWriter, ImageHeader, write_fits_image, write_plane
 from batch_imaging.kernels.deconvolution import CleanSettings, deconvolve
-from batch_imaging.kernels.restoring import convolve_with_beam, fit_beam
+from batch_imaging.kernels.restoring import convolve_with_beam
 from batch_imaging.model.beam import RestoringBeam
 from batch_imaging.model.continuum import ContinuumModel
 from batch_imaging.model.gains import GainTable
 from batch_imaging.parameters import Ical
 from batch_imaging.pipelines.calibration import UnitGains, calibrate_unit, integration_rows
-from batch_imaging.pipelines.imaging import ImagingSetup, WeightedImage, embed, predict_model
+from batch_imaging.pipelines.imaging import (
+    ImagingSetup,
+    WeightedImage,
+    beam_of_psf,
+    embed,
+    predict_model,
+)
 from batch_imaging.pipelines.joint import (
     AUTO_THRESHOLD_SIGMA,
     clean_settings,
@@ -183,7 +189,7 @@ def image_window(
             task.window, None, nan, nan, 0.0, correction, task.units, tuple(gains), times
         )
     psf, cell_rad = psf_sum.normalised(), setup.geometry.cell_rad
-    beam = fit_beam(psf, cell_rad)
+    beam = beam_of_psf(psf, setup, str(task.window.path))
     freq_hz = float(loaded[0].block.freq_hz.mean())
     residual, gains = _window_residual(loaded, gains, model, setup.draft(), work.context)
     threshold_jy = max(work.settings.threshold_jy, work.threshold_sigma * robust_noise(residual))

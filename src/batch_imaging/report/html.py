@@ -12,6 +12,7 @@ import jinja2
 from batch_imaging import __version__
 from batch_imaging.parameters import Parameters, catalogue, parameter_hash
 from batch_imaging.report.fingerprint import Fingerprint
+from batch_imaging.report.numbers import brightness, fixed, significant, storage, thousands
 from batch_imaging.report.pictures import Picture
 from batch_imaging.report.provenance import git_commit, host_class, iso, package_versions
 from batch_imaging.report.quality import PlaneQuality
@@ -120,29 +121,26 @@ def _headlines(run: RunRecord, quality: RunQuality) -> Iterable[Headline]:
     yield Headline(f"{run.wall_s:.1f}", "s", "wall clock", f"engine {run.engine}")
     if run.peak_rss_bytes:
         total = sum(run.peak_rss_bytes.values())
-        yield Headline(*_bytes(total).split(), "peak memory", f"processes together: {len(run.peak_rss_bytes)}"
-        )
+        yield Headline(*storage(total), "peak memory", "all processes together")
 
 
 def _image_headlines(quality: RunQuality) -> Iterable[Headline]:
     plane = quality.windows[quality.chosen]
     ranges = [p.dynamic_range for p in quality.windows if math.isfinite(p.dynamic_range)]
     freq = f"{plane.freq_hz / 1e6:.2f} MHz"
-    yield Headline(_sig(plane.peak_jy), "Jy/beam", "peak", f"at {freq}")
+    yield Headline(significant(plane.peak_jy), "Jy/beam", "peak", f"at {freq}")
     yield Headline(
-        f"{plane.dynamic_range:,.0f}".replace(",", "\u202f"),
+        thousands(plane.dynamic_range),
         "",
         "dynamic range",
-        f"windows: {min(ranges):,.0f} to {max(ranges):,.0f}".replace(",", "\u202f")
-        if ranges
-        else "",
+        f"windows: {thousands(min(ranges))} to {thousands(max(ranges))}" if ranges else "",
     )
     expected = (
         f"{plane.rms_jy / plane.theory_jy:.2f} × thermal noise"
         if plane.theory_jy
-        else f"robust: {_flux(plane.noise_jy)}"
+        else f"robust: {' '.join(brightness(plane.noise_jy))}"
     )
-    yield Headline(*_flux(plane.rms_jy).split(), "residual rms", expected)
+    yield Headline(*brightness(plane.rms_jy), "residual rms", expected)
 
 
 # ------------------------------------------------------------------------------------- tables
@@ -183,11 +181,11 @@ def _source_table(quality: RunQuality) -> Table:
                 f"{math.degrees(fit.ra_rad):.4f}",
                 f"{math.degrees(fit.dec_rad):+.4f}",
                 f"{fit.true_jy:.4f}",
-                _fixed(fit.restored_jy, 4),
-                _fixed(fit.ratio, 4),
-                _fixed(fit.east_rad * ARCSEC, 2),
-                _fixed(fit.north_rad * ARCSEC, 2),
-                _fixed(fit.offset_beams, 3),
+                fixed(fit.restored_jy, 4),
+                fixed(fit.ratio, 4),
+                fixed(fit.east_rad * ARCSEC, 2),
+                fixed(fit.north_rad * ARCSEC, 2),
+                fixed(fit.offset_beams, 3),
             )
             for fit in fits
         ),
@@ -218,12 +216,12 @@ def _plane_table(title: str, planes: Sequence[PlaneQuality], chosen: int = -1) -
             f"{plane.freq_hz / 1e6:.3f}",
             f"{beam.bmaj_rad * arcmin:.2f} × {beam.bmin_rad * arcmin:.2f}" if beam else "–",
             f"{math.degrees(beam.bpa_rad):.1f}" if beam else "–",
-            _sig(plane.peak_jy),
-            _sig(1e3 * plane.rms_jy),
+            significant(plane.peak_jy),
+            significant(1e3 * plane.rms_jy),
         ]
-        row += [_sig(1e3 * plane.noise_jy)] if with_noise else []
-        row += [_sig(1e3 * (plane.theory_jy or math.nan))] if with_theory else []
-        rows.append((*row, _fixed(plane.dynamic_range, 0)))
+        row += [significant(1e3 * plane.noise_jy)] if with_noise else []
+        row += [significant(1e3 * (plane.theory_jy or math.nan))] if with_theory else []
+        rows.append((*row, thousands(plane.dynamic_range)))
     return Table(
         title,
         (*columns, "dynamic range"),
@@ -251,9 +249,9 @@ def _cycle_table(run: RunRecord) -> Table:
             (
                 str(cycle.index),
                 cycle.context or "–",
-                _sig(1e3 * cycle.peak_jy),
-                _sig(1e3 * cycle.rms_jy),
-                _sig(1e3 * cycle.noise_jy),
+                significant(1e3 * cycle.peak_jy),
+                significant(1e3 * cycle.rms_jy),
+                significant(1e3 * cycle.noise_jy),
                 str(cycle.iterations),
                 str(cycle.components),
             )
@@ -284,8 +282,8 @@ def _memory_table(run: RunRecord) -> Table:
     return Table(
         "Memory",
         ("process", "peak"),
-        tuple((str(pid), _bytes(size)) for pid, size in peaks.items()),
-        note=f"Resident memory at its highest, together {_bytes(sum(peaks.values()))}.",
+        tuple((str(pid), " ".join(storage(size))) for pid, size in peaks.items()),
+        note=f"Resident memory at its highest, together {' '.join(storage(sum(peaks.values())))}.",
         bars=tuple(size / most for size in peaks.values()),
     )
 
@@ -326,7 +324,7 @@ def _version_table() -> Table:
         (
             *package_versions().items(),
             ("git commit", git_commit() or "not in a checkout"),
-            ("machine", machine + _bytes(host["memory_bytes"])),
+            ("machine", machine + " ".join(storage(host["memory_bytes"]))),
         ),
         n_words=2,
         folded=True,
@@ -339,7 +337,7 @@ def _file_table(run: RunRecord, fingerprints: Mapping[Path, Fingerprint]) -> Tab
         "Files",
         ("file", "size", "SHA-256"),
         tuple(
-            (_short(path, roots), _bytes(mark.size_bytes), mark.sha256)
+            (_short(path, roots), " ".join(storage(mark.size_bytes)), mark.sha256)
             for path, mark in fingerprints.items()
         ),
         note="A Measurement Set's checksum runs over all its files; docs/report.md says how.",
@@ -350,38 +348,3 @@ def _file_table(run: RunRecord, fingerprints: Mapping[Path, Fingerprint]) -> Tab
 def _short(path: Path, roots: Sequence[Path]) -> str:
     root = next((root for root in roots if path.is_relative_to(root)), None)
     return f"{root.name}/{path.relative_to(root)}" if root else path.name
-
-
-# ------------------------------------------------------------------------------------ numbers
-
-
-def _sig(value: float, digits: int = 4) -> str:
-    """Write a number with so many significant digits, without an exponent if it is readable."""
-    if not math.isfinite(value):
-        return "–"
-    if value == 0 or not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.{digits - 1}e}" if value else "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:.{decimals}f}"
-
-
-def _fixed(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}" if math.isfinite(value) else "–"
-
-
-def _flux(value_jy: float) -> str:
-    """Write a surface brightness with the unit that suits it."""
-    if not math.isfinite(value_jy):
-        return "– Jy/beam"
-    for scale, unit in ((1.0, "Jy"), (1e3, "mJy")):
-        if abs(value_jy) * scale >= 1:
-            return f"{_sig(value_jy * scale, 3)} {unit}/beam"
-    return f"{_sig(value_jy * 1e6, 3)} µJy/beam"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}" if unit != "B" else f"{size:.0f} B"
-        size /= 1024
-    return f"{size:.3g} GiB"

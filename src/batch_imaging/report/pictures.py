@@ -7,6 +7,7 @@ import numpy as np
 
 from batch_imaging.pipelines.ical import IcalResult
 from batch_imaging.report import quicklook
+from batch_imaging.report.numbers import brightness
 from batch_imaging.report.quality import PlaneQuality, iter_planes, read_row
 from batch_imaging.report.run_record import RunRecord
 from batch_imaging.report.summary import ARCSEC, RunQuality
@@ -78,7 +79,7 @@ def _images(
     )
     yield Picture(
         "residual",
-        f"Residual at {freq}, within ± 10 × its robust noise of {1e6 * noise:.3g} µJy/beam.",
+        f"Residual at {freq}, within ± 10 × its robust noise of {' '.join(brightness(noise))}.",
         quicklook.draw_residual(images["residual"], geometry, beam, noise, f"Residual, {freq}"),
     )
     yield Picture(

@@ -320,7 +320,7 @@ def _covariance(bmaj_rad: float, bmin_rad: float, bpa_rad: float) -> Floats:
 
 
 def _template(source: _Source, at: Floats) -> tuple[Floats, Floats]:
-    """Return what 1 Jy of a source looks like at (2, pixel) positions, and its slopes (2, pixel)."""
+    """Return what 1 Jy of a source looks like at (2, pixel) positions, and its two slopes."""
     value, slope = np.zeros(at.shape[1]), np.zeros(at.shape)
     members = zip(source.row, source.column, source.share, source.covariance, strict=True)
     for row, column, share, (beam, seen) in members:

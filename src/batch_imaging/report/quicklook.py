@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 Plane = NDArray[np.float32]
 
 DPI = 100
+SKY_INCHES, SKY_ZOOM = (6.2, 5.44), 1.32  # pictures of the sky need pixels more than inches
 INK, MUTED, GRID = "#222222", "#777777", "#dddddd"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = (
     "#0072B2",
@@ -249,6 +250,7 @@ def draw_channels(windows: Sequence[PlaneQuality], channels: Sequence[PlaneQuali
     for each in (axes[0], axes[2]):
         each.set_yscale("log")
     _plain_log(axes[0])
+    _plain_log(axes[2])
     for each, label in zip(
         axes, ("noise / (mJy/beam)", "peak / (Jy/beam)", "dynamic range"), strict=True
     ):
@@ -357,8 +359,8 @@ def _sky_figure(geometry: ImageGeometry, title: str) -> tuple[Figure, WCSAxes]:
     wcs.wcs.crpix = [geometry.npixel / 2 + 1] * 2
     wcs.wcs.cdelt = [-cell_deg, cell_deg]
     wcs.wcs.radesys = "ICRS"
-    figure = Figure(figsize=(8.2, 7.2), dpi=DPI)
-    axes = WCSAxes(figure, (0.11, 0.08, 0.76, 0.865), wcs=wcs)
+    figure = Figure(figsize=SKY_INCHES, dpi=DPI * SKY_ZOOM)
+    axes = WCSAxes(figure, (0.125, 0.1, 0.735, 0.838), wcs=wcs)
     figure.add_axes(axes)
     for coordinate, label in zip(
         axes.coords, ("right ascension (ICRS)", "declination (ICRS)"), strict=True
@@ -427,7 +429,7 @@ def _stack(size: tuple[float, float], heights: tuple[float, ...]) -> tuple[Figur
         1,
         height_ratios=heights,
         hspace=0.08,
-        left=0.1,
+        left=0.115,
         right=right,
         bottom=0.09,
         top=0.93,
@@ -436,7 +438,7 @@ def _stack(size: tuple[float, float], heights: tuple[float, ...]) -> tuple[Figur
     axes += [figure.add_subplot(grid[i], sharex=axes[0]) for i in range(1, len(heights))]
     for each in axes:
         _tidy(each)
-        each.yaxis.set_label_coords(-0.07, 0.5)
+        each.yaxis.set_label_coords(-0.085, 0.5)
     for each in axes[:-1]:
         each.tick_params(labelbottom=False)
     return figure, axes
@@ -467,5 +469,5 @@ def _relative_phase(gain: NDArray[np.complex128]) -> Floats:
 
 def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI, pil_kwargs={"compress_level": 3})
+    figure.savefig(stream, format="png", dpi="figure", pil_kwargs={"compress_level": 3})
     return stream.getvalue()

@@ -65,6 +65,7 @@ def run_locally(
                 parameters, buffers, identity, executor, run.progress, run.result, run.sets
             )
     except BaseException as error:
+        _remove_partial_products(buffers)
         try:
             report = write_report(run.record(str(error) or type(error).__name__))
             LOG.info("What was reached is in %s", report)
@@ -107,6 +108,16 @@ class _Run:
             engine=self.engine,
             error=error,
         )
+
+
+def _remove_partial_products(buffers: Buffers) -> None:
+    """Remove what workers that were stopped in the middle had begun to write."""
+    for folder in (buffers.vis, buffers.img):
+        for partial in folder.glob("*.partial"):
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
 
 
 def _share_of_memory(n_workers: int) -> int:
