@@ -141,7 +141,11 @@ class DaskExecutor:
         )
 
     def _result(
-        self, function: Callable[..., Result], unit: Any, shared: tuple[Any, ...], future: Future[Any]
+        self,
+        function: Callable[..., Result],
+        unit: Any,
+        shared: tuple[Any, ...],
+        future: Future[Any],
     ) -> Result:
         try:
             result, report = self._outcome(function, unit, shared, future)

@@ -40,7 +40,7 @@ _REPORT_BYTES = 20e6
 # In memory. Interpreter and libraries take most of the base, and share a part of it between
 # processes. What grows with pixels is the grid, its transforms and radler's work space: that of
 # the planes that are deconvolved together, and the copies that the main process hands round.
-_WORKER_BASE_BYTES, _MAIN_BASE_BYTES, _SHARED_BYTES = 310e6, 350e6, 80e6
+_WORKER_BASE_BYTES, _MAIN_BASE_BYTES, _SHARED_BYTES = 310e6, 270e6, 90e6
 _WORKER_BYTES_PER_PIXEL, _WORKER_BYTES_PER_PLANE_PIXEL = 60.0, 14.0
 _MAIN_BYTES_PER_PLANE_PIXEL = 31.0
 _DOUBLE_BYTES_PER_PIXEL = 40.0  # more, for grids in double precision
@@ -100,7 +100,8 @@ class Plan:
     beam_rad: λ / longest baseline at the highest frequency.
     measurement_set_bytes, image_bytes: all that goes into the two buffers.
     worker_bytes, main_bytes: peak memory of one worker and of the process that leads them.
-    memory_bytes: of all processes together, what they share counted once.
+    memory_bytes: of all processes together, what they share counted once, if all came to their
+        peaks at the same time.
     memory_limit_bytes: what a worker may take before it is ended.
     available_bytes: memory of this machine that is free.
     """

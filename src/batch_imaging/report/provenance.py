@@ -97,6 +97,7 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+@cache
 def git_commit() -> str | None:
     """Return the commit this package runs from, with "-dirty" if changed; None if installed.
 

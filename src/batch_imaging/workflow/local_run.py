@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from batch_imaging.errors import BatchImagingError, ProductError, ResourceError
+from batch_imaging.errors import ProductError, ResourceError
 from batch_imaging.execution.engines import EngineName, open_executor
 from batch_imaging.execution.executor import peak_rss_bytes
 from batch_imaging.execution.plan import Plan, available_memory_bytes, make_plan
 from batch_imaging.execution.progress import Progress
 from batch_imaging.parameters import Parameters
 from batch_imaging.pipelines.batch import BatchResult, Buffers, RunIdentity, run_pipelines
-from batch_imaging.report import RunRecord, write_report
+from batch_imaging.report import RunRecord, declare_products, write_report
 from batch_imaging.report.provenance import git_commit
 
 LOG = logging.getLogger("batch_imaging")
 
-LOCAL_PB_ID, LOCAL_EB_ID = "pb-local", "eb-local"
-"""Stand for the processing and execution block where there is no control system."""
+LOCAL_PB_ID = "pb-local"
+"""Stands for the processing block where there is no control system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,9 @@ def run_locally(
     for warning in plan.warnings if plan else ():
         LOG.warning("%s", warning)
     buffers = _make_buffers(parameters, output, plan)
-    identity = RunIdentity(LOCAL_PB_ID, LOCAL_EB_ID, git_commit() or "")
+    identity = RunIdentity(LOCAL_PB_ID, "", git_commit() or "")
     run = _Run(parameters, identity, buffers, tuple(sets), engine)
+    declare_products(buffers.img, parameters, run.started, identity)
     limit_bytes = plan.memory_limit_bytes if plan else _share_of_memory(parameters.n_workers)
     try:
         with open_executor(engine, parameters.n_workers, limit_bytes) as executor:
@@ -69,7 +70,7 @@ def run_locally(
         try:
             report = write_report(run.record(str(error) or type(error).__name__))
             LOG.info("What was reached is in %s", report)
-        except BatchImagingError as second:
+        except Exception as second:  # noqa: BLE001  the first error is the one to show
             LOG.warning("no report of the failed run: %s", second)
         raise
     with run.progress.stage("report"):
