@@ -1,33 +1,29 @@
 """What a run of given parameters will do, need and take, worked out before anything starts.
 
-Sizes follow from the parameters and the station positions. Memory and time come from models that
-are linear in rows, visibilities, pixels and planes, fitted to runs of 2 workers with 2 to 32
-windows, 94 to 264 stations and 1024² to 4096² pixels (`python -m benchmarks --only growth` runs
-most of them): memory came out within 20 %, time within a factor of 2 on a core of 2.5 to 3 GHz.
+Sizes follow from the parameters and the station positions, memory from the model in `memory`. Time
+is linear in visibilities and pixels; over the runs that the memory model was fitted to, on cores of
+2.5 to 3 GHz, it came out within a factor of 1.6. `python -m benchmarks --only growth` puts both
+beside what runs take.
 """
 
-import itertools
 import json
 import math
-from bisect import bisect_right
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-import numpy as np
-import psutil
-
-from batch_imaging.errors import ResourceError
 from batch_imaging.execution.engines.local import available_cores
-from batch_imaging.execution.unit_size import CACHE_BYTES, UNIT_BYTES, unit_bytes
+from batch_imaging.execution.memory import (
+    MemoryModel,
+    available_memory_bytes,
+    require_memory,
+    shown_bytes,
+)
+from batch_imaging.execution.unit_size import N_CORR, count_groups, cut_joint_units
 from batch_imaging.io.station_file import load_stations
-from batch_imaging.kernels.gridding import SINGLE_PRECISION_LIMIT
 from batch_imaging.model.beam import SPEED_OF_LIGHT_M_S
 from batch_imaging.model.geometry import max_baseline_m
 from batch_imaging.parameters import Parameters
 
-N_CORR = 2  # XX and YY: what the simulation writes
 PIXEL_BYTES = 4
-LARGEST_NPIXEL = 65536  # that parameters allow
 IMAGES = 4  # deconvolved, residual, restored, psf, of one window
 ICAL_CUBES, SPECTRAL_CUBES = 3, 2
 
@@ -37,16 +33,6 @@ _HEADER_BYTES = 10_000  # of a FITS file
 _GAIN_BYTES = 24  # of a station, integration and window: complex128 and a weight
 _REPORT_BYTES = 20e6
 
-# In memory. Interpreter and libraries take most of the base, and share a part of it between
-# processes. What grows with pixels is the grid, its transforms and radler's work space: that of
-# the planes that are deconvolved together, and the copies that the main process hands round.
-_WORKER_BASE_BYTES, _MAIN_BASE_BYTES, _SHARED_BYTES = 310e6, 270e6, 90e6
-_WORKER_BYTES_PER_PIXEL, _WORKER_BYTES_PER_PLANE_PIXEL = 60.0, 14.0
-_MAIN_BYTES_PER_PLANE_PIXEL = 31.0
-_DOUBLE_BYTES_PER_PIXEL = 40.0  # more, for grids in double precision
-_DENSITY_BYTES_PER_PIXEL = 16.0  # more, for uniform and robust weighting
-_SIMULATION_BYTES_PER_ROW = 170.0  # a window is simulated in one piece
-_UNIT_COPIES = 1.5  # of the unit in hand: model, corrected and residual visibilities
 _LIMIT_FACTOR = 2.0  # workers are ended at twice what they are expected to need
 _LIMIT_AT_LEAST_BYTES = 1e9
 
@@ -206,9 +192,9 @@ def make_plan(
     wavelength_m = SPEED_OF_LIGHT_M_S / float(
         (parameters.freq_hz + parameters.chan_width_hz / 2).max()
     )
-    memory = _MemoryModel.of(parameters, rows, n_workers)
+    memory = MemoryModel.of(parameters, rows, n_workers)
     pixels = parameters.imaging.npixel**2
-    _require_memory(memory, parameters.imaging.npixel, available_bytes)
+    require_memory(memory, parameters.imaging.npixel, available_bytes)
     worker_bytes, main_bytes = memory.worker_bytes(pixels), memory.main_bytes(pixels)
     return Plan(
         array=stations.array_name,
@@ -263,110 +249,6 @@ def _gain_table_bytes(parameters: Parameters, n_stations: int) -> int:
     return _GAIN_BYTES * n_stations * parameters.ntimes * parameters.nfreqwin
 
 
-def _n_groups(parameters: Parameters) -> int:
-    """Return the number of planes that are deconvolved together."""
-    n_terms = parameters.ical.nmoment if parameters.ical.algorithm == "mmclean" else 1
-    return min(n_terms, parameters.nfreqwin)
-
-
-def _cut_joint_units(parameters: Parameters, rows: int) -> tuple[int, int]:
-    """Return how many units joint imaging has, and the bytes of the largest.
-
-    Each group of windows is cut into stacks that a unit may hold; a window that is larger by
-    itself, into pieces of some integrations.
-    """
-    bounds = np.linspace(0, parameters.nfreqwin, _n_groups(parameters) + 1).round().astype(int)
-    a_stack = next(k for k in itertools.count(1) if _stack_bytes(rows, k + 1) > UNIT_BYTES)
-    n_units = largest = 0
-    for windows in map(int, np.diff(bounds)):
-        for stack in [a_stack] * (windows // a_stack) + [windows % a_stack]:
-            stack_bytes = _stack_bytes(rows, stack) if stack else 0
-            pieces = min(-(-stack_bytes // UNIT_BYTES), parameters.ntimes)
-            n_units += pieces
-            largest = max(largest, stack_bytes // max(pieces, 1))
-    return n_units, largest
-
-
-def _stack_bytes(rows: int, windows: int) -> int:
-    return unit_bytes(rows, windows * N_CORR)
-
-
-# --------------------------------------------------------------------------------- memory
-
-
-@dataclass(frozen=True, slots=True)
-class _MemoryModel:
-    """Peak memory as functions of the pixels of an image.
-
-    Attributes
-    ----------
-    data_bytes, simulation_bytes: visibilities that a worker holds while it images, or simulates.
-    """
-
-    n_workers: int
-    n_groups: int
-    data_bytes: float
-    simulation_bytes: float
-    extra_bytes_per_pixel: float
-
-    @classmethod
-    def of(cls, parameters: Parameters, rows: int, n_workers: int) -> "_MemoryModel":
-        n_units, one_unit_bytes = _cut_joint_units(parameters, rows)
-        window_bytes = _stack_bytes(rows, 1)
-        # Units of joint imaging are cached first, then those of windows; a window is finished with
-        # all its integrations in memory.
-        all_bytes = n_units * one_unit_bytes + parameters.nfreqwin * window_bytes
-        cached = max(min(all_bytes / n_workers, CACHE_BYTES), window_bytes)
-        extra = _DOUBLE_BYTES_PER_PIXEL * (parameters.imaging.accuracy < SINGLE_PRECISION_LIMIT)
-        extra += _DENSITY_BYTES_PER_PIXEL * (parameters.imaging.weighting != "natural")
-        data_bytes = cached + _UNIT_COPIES * one_unit_bytes
-        simulation_bytes = _SIMULATION_BYTES_PER_ROW * rows
-        return cls(n_workers, _n_groups(parameters), data_bytes, simulation_bytes, extra)
-
-    def worker_bytes(self, pixels: float) -> float:
-        per_pixel = _WORKER_BYTES_PER_PIXEL + self.extra_bytes_per_pixel
-        per_pixel += _WORKER_BYTES_PER_PLANE_PIXEL * self.n_groups
-        imaging_bytes = self.data_bytes + per_pixel * pixels
-        return _WORKER_BASE_BYTES + max(imaging_bytes, self.simulation_bytes)
-
-    def main_bytes(self, pixels: float) -> float:
-        return _MAIN_BASE_BYTES + _MAIN_BYTES_PER_PLANE_PIXEL * self.n_groups * pixels
-
-    def total_bytes(self, pixels: float) -> float:
-        own = self.worker_bytes(pixels) - _SHARED_BYTES
-        return self.main_bytes(pixels) + self.n_workers * own
-
-    def npixel_that_fits(self, available_bytes: float) -> int:
-        """Return the largest even image side for that much memory, 0 if none fits."""
-        halves = range(1, LARGEST_NPIXEL // 2 + 1)
-        return 2 * bisect_right(halves, available_bytes, key=lambda n: self.total_bytes(4 * n**2))
-
-
-def _require_memory(memory: _MemoryModel, npixel: int, available_bytes: int) -> None:
-    needed_bytes = memory.total_bytes(npixel**2)
-    if needed_bytes <= available_bytes:
-        return
-    fits = memory.npixel_that_fits(available_bytes)
-    way_out = f"imaging.npixel {fits} would fit" if fits >= 32 else "no image would fit"
-    if memory.n_workers > 1:
-        way_out += ", or use fewer workers (n_workers)"
-    raise ResourceError(
-        f"imaging.npixel = {npixel}: {memory.n_workers} workers need about "
-        f"{shown_bytes(needed_bytes)} of memory, {shown_bytes(available_bytes)} are free; {way_out}"
-    )
-
-
-def available_memory_bytes() -> int:
-    """Return the memory that this process may still take: the machine's, or its container's."""
-    free_bytes = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
-        return min(free_bytes, max(int(limit) - int(used), 0))
-    except (OSError, ValueError):  # no control group, or one without a limit ("max")
-        return free_bytes
-
-
 # ----------------------------------------------------------------------------------- time
 
 
@@ -374,7 +256,7 @@ def _plan_stages(
     parameters: Parameters, rows: int, n_workers: int, cores: int
 ) -> tuple[StagePlan, ...]:
     pixels, windows = parameters.imaging.npixel**2, parameters.nfreqwin
-    (joint, _), groups = _cut_joint_units(parameters, rows), _n_groups(parameters)
+    (joint, _), groups = cut_joint_units(parameters, rows), count_groups(parameters)
     side_by_side = min(n_workers, cores)
     cycles = min(_EXPECTED_CYCLES, parameters.ical.stopping.max_nmajor)
 
@@ -425,16 +307,6 @@ def _warnings(parameters: Parameters, longest_m: float, wavelength_m: float) -> 
 
 
 # ---------------------------------------------------------------------------------- shown
-
-
-def shown_bytes(n_bytes: float) -> str:
-    """Return a size with three digits and its unit."""
-    size = float(n_bytes)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 999.5:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} PB"
 
 
 def _arcsec(angle_rad: float) -> str:

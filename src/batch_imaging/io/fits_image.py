@@ -148,7 +148,7 @@ class FitsCubeWriter:
     date: datetime | None = None
 
     def __enter__(self) -> Self:
-        # NaN is written, not seeked over: a full disk shows now and not after hours of imaging.
+        # NaN is written, not skipped: a full disk shows now and not after hours of imaging.
         blank = np.full(self.geometry.shape, np.nan, dtype=">f4")
         partial = partial_path(self.path)
         try:

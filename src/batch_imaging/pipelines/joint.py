@@ -11,6 +11,7 @@ from batch_imaging.errors import DataError
 from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.progress import Progress
 from batch_imaging.kernels.deconvolution import CleanSettings, centre_components, deconvolve
+from batch_imaging.kernels.noise import robust_noise
 from batch_imaging.model.continuum import ContinuumModel
 from batch_imaging.model.visibility import stokes_i
 from batch_imaging.parameters import Ical
@@ -31,6 +32,7 @@ AUTO_GAIN = 0.1
 AUTO_MAJOR_GAIN = 0.9
 FIRST_MAJOR_GAIN = 0.5  # while gains are unknown, only what stands far above their sidelobes
 AUTO_NITER = 5000
+CLEAN_BELOW = 0.95  # of the threshold: the exact residual ends a hair above the image-plane one
 CONTEXT_DELAY = {"T": 0, "G": 2, "B": 3}  # cycles after first_selfcal, as the original's controls
 
 
@@ -244,7 +246,7 @@ def clean_settings(ical: Ical, n_terms: int, noise_jy: float, *, first: bool) ->
         n_terms=n_terms,
         gain=AUTO_GAIN if rule.gain is None else rule.gain,
         major_gain=major_gain,
-        threshold_jy=_threshold_jy(rule.threshold_jy, noise_jy),
+        threshold_jy=CLEAN_BELOW * _threshold_jy(rule.threshold_jy, noise_jy),
         max_iterations=AUTO_NITER if rule.niter is None else rule.niter,
     )
 
@@ -266,8 +268,3 @@ def _measure(
         0,
         components,
     )
-
-
-def robust_noise(image: NDArray[np.float32]) -> float:
-    """Return the standard deviation of a Gaussian with the image's median absolute deviation."""
-    return float(1.4826 * np.median(np.abs(image - np.median(image))))

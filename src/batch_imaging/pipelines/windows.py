@@ -13,6 +13,7 @@ from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.progress import Progress
 from batch_imaging.io.fits_image import FitsCubeWriter, ImageHeader, write_fits_image, write_plane
 from batch_imaging.kernels.deconvolution import CleanSettings, deconvolve
+from batch_imaging.kernels.noise import robust_noise
 from batch_imaging.kernels.restoring import convolve_with_beam
 from batch_imaging.model.beam import RestoringBeam
 from batch_imaging.model.continuum import ContinuumModel
@@ -31,7 +32,6 @@ from batch_imaging.pipelines.joint import (
     clean_settings,
     invert_psf,
     residual_image,
-    robust_noise,
 )
 from batch_imaging.pipelines.units import (
     LoadedUnit,

@@ -20,8 +20,6 @@ from batch_imaging.model.sky import SkyModel
 Floats = NDArray[np.float64]
 Plane = NDArray[np.float32]
 
-GAUSSIAN_SIGMA_PER_MAD = 1.482602
-NOISE_STRIDE = 2  # beams are several pixels wide: every other pixel says as much
 BLENDED_WITHIN_BEAMS = 0.5  # sources this close cannot be told apart
 NEIGHBOURS_WITHIN_BEAMS = 3.0
 FIT_ABOVE = 0.1  # of the peak: the pixels that a source is fitted to
@@ -121,12 +119,6 @@ def read_row(path: Path, row: int) -> Plane:
     """Read one row of pixels of all planes of a cube, (chan, column)."""
     with fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
         return np.asarray(hdus[0].section[0, :, row, :], dtype=np.float32)
-
-
-def robust_noise(plane: NDArray[np.floating]) -> float:
-    """Return the standard deviation of a Gaussian with the plane's median absolute deviation."""
-    sample = plane[::NOISE_STRIDE, ::NOISE_STRIDE]
-    return float(GAUSSIAN_SIGMA_PER_MAD * np.median(np.abs(sample - np.median(sample))))
 
 
 def thermal_noise_jy(sum_weight: float) -> float:

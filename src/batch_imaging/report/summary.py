@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from batch_imaging.kernels.noise import robust_noise
 from batch_imaging.model.geometry import station_uvw_m
 from batch_imaging.parameters import parameter_hash
 from batch_imaging.pipelines.ical import IcalResult
@@ -16,7 +17,6 @@ from batch_imaging.report.quality import (
     SourceFit,
     fit_brightest,
     iter_planes,
-    robust_noise,
     station_phase_error,
     thermal_noise_jy,
 )

@@ -11,7 +11,8 @@ from pathlib import Path
 from batch_imaging.errors import ProductError, ResourceError
 from batch_imaging.execution.engines import EngineName, open_executor
 from batch_imaging.execution.executor import peak_rss_bytes
-from batch_imaging.execution.plan import Plan, available_memory_bytes, make_plan
+from batch_imaging.execution.memory import available_memory_bytes
+from batch_imaging.execution.plan import Plan, make_plan
 from batch_imaging.execution.progress import Progress
 from batch_imaging.parameters import Parameters
 from batch_imaging.pipelines.batch import BatchResult, Buffers, RunIdentity, run_pipelines
@@ -70,7 +71,7 @@ def run_locally(
         try:
             report = write_report(run.record(str(error) or type(error).__name__))
             LOG.info("What was reached is in %s", report)
-        except Exception as second:  # noqa: BLE001  the first error is the one to show
+        except Exception as second:
             LOG.warning("no report of the failed run: %s", second)
         raise
     with run.progress.stage("report"):

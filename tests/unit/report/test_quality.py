@@ -14,7 +14,6 @@ from batch_imaging.report.quality import (
     fit_brightest,
     iter_planes,
     read_row,
-    robust_noise,
     station_phase_error,
     thermal_noise_jy,
 )
@@ -177,12 +176,6 @@ def test_a_missing_source_and_one_outside_the_image():
     (fit,) = fit_brightest(np.zeros_like(image), GEOMETRY, BEAM, sky, 1e8)
     assert not fit.restored_jy > 1e-6
     assert fit_brightest(image, GEOMETRY, BEAM, SkyModel(()), 1e8) == ()
-
-
-def test_robust_noise_does_not_see_sources(rng):
-    noise = rng.normal(0, 1e-3, (512, 512)).astype(np.float32)
-    noise[::40, ::40] += 1
-    assert robust_noise(noise) == pytest.approx(1e-3, rel=0.02)
 
 
 def test_dynamic_range_and_thermal_noise():

@@ -1,0 +1,125 @@
+"""How much memory a run needs, and how much there is.
+
+Needs are linear in visibilities, pixels and planes. The constants are fitted to peak resident
+memory of runs of 2 workers with 2 to 32 windows, 94 to 272 stations, 5 to 40 times and 1024² to
+4096² pixels: a worker came out within 15 %. The sum over processes is an upper bound, 10 to 60 %
+above what was seen, because they do not all come to their peaks at the same time.
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from batch_imaging.errors import ResourceError
+from batch_imaging.execution.unit_size import (
+    CACHE_BYTES,
+    count_groups,
+    cut_joint_units,
+    stack_bytes,
+)
+from batch_imaging.kernels.gridding import SINGLE_PRECISION_LIMIT
+from batch_imaging.parameters import Parameters
+
+LARGEST_NPIXEL = 65536  # that parameters allow
+
+# Interpreter and libraries take most of the base, and share a part of it between processes. What
+# grows with pixels is the grid and its transforms, radler's work space for the planes that are
+# deconvolved together, and the copies that the main process hands round.
+_WORKER_BASE_BYTES, _MAIN_BASE_BYTES, _SHARED_BYTES = 310e6, 270e6, 90e6
+_WORKER_BYTES_PER_PIXEL, _WORKER_BYTES_PER_PLANE_PIXEL = 60.0, 14.0
+_MAIN_BYTES_PER_PLANE_PIXEL = 31.0
+_DOUBLE_BYTES_PER_PIXEL = 40.0  # more, for grids in double precision
+_DENSITY_BYTES_PER_PIXEL = 16.0  # more, for uniform and robust weighting
+_SIMULATION_BYTES_PER_ROW = 170.0  # a window is simulated in one piece
+_UNIT_COPIES = 1.5  # of the unit in hand: model, corrected and residual visibilities
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryModel:
+    """Peak memory, as functions of the pixels of an image.
+
+    Attributes
+    ----------
+    data_bytes, simulation_bytes: visibilities that a worker holds while it images, or simulates.
+    """
+
+    n_workers: int
+    n_groups: int
+    data_bytes: float
+    simulation_bytes: float
+    extra_bytes_per_pixel: float
+
+    @classmethod
+    def of(cls, parameters: Parameters, rows: int, n_workers: int) -> "MemoryModel":
+        n_units, one_unit_bytes = cut_joint_units(parameters, rows)
+        window_bytes = stack_bytes(rows, 1)
+        # Units of joint imaging are cached first, then those of windows; a window is finished with
+        # all its integrations in memory.
+        all_bytes = n_units * one_unit_bytes + parameters.nfreqwin * window_bytes
+        cached = max(min(all_bytes / n_workers, CACHE_BYTES), window_bytes)
+        extra = _DOUBLE_BYTES_PER_PIXEL * (parameters.imaging.accuracy < SINGLE_PRECISION_LIMIT)
+        extra += _DENSITY_BYTES_PER_PIXEL * (parameters.imaging.weighting != "natural")
+        data_bytes = cached + _UNIT_COPIES * one_unit_bytes
+        simulation_bytes = _SIMULATION_BYTES_PER_ROW * rows
+        return cls(n_workers, count_groups(parameters), data_bytes, simulation_bytes, extra)
+
+    def worker_bytes(self, pixels: float) -> float:
+        per_pixel = _WORKER_BYTES_PER_PIXEL + self.extra_bytes_per_pixel
+        per_pixel += _WORKER_BYTES_PER_PLANE_PIXEL * self.n_groups
+        imaging_bytes = self.data_bytes + per_pixel * pixels
+        return _WORKER_BASE_BYTES + max(imaging_bytes, self.simulation_bytes)
+
+    def main_bytes(self, pixels: float) -> float:
+        return _MAIN_BASE_BYTES + _MAIN_BYTES_PER_PLANE_PIXEL * self.n_groups * pixels
+
+    def total_bytes(self, pixels: float) -> float:
+        own = self.worker_bytes(pixels) - _SHARED_BYTES
+        return self.main_bytes(pixels) + self.n_workers * own
+
+    def npixel_that_fits(self, available_bytes: float) -> int:
+        """Return the largest even image side for that much memory, 0 if none fits."""
+        halves = range(1, LARGEST_NPIXEL // 2 + 1)
+        return 2 * bisect_right(halves, available_bytes, key=lambda n: self.total_bytes(4 * n**2))
+
+
+def require_memory(memory: MemoryModel, npixel: int, available_bytes: int) -> None:
+    """Refuse an image for which the memory of all processes does not suffice.
+
+    Raises
+    ------
+    ResourceError: with what is needed, what is free and how many pixels would fit.
+    """
+    needed_bytes = memory.total_bytes(npixel**2)
+    if needed_bytes <= available_bytes:
+        return
+    fits = memory.npixel_that_fits(available_bytes)
+    way_out = f"imaging.npixel {fits} would fit" if fits >= 32 else "no image would fit"
+    if memory.n_workers > 1:
+        way_out += ", or use fewer workers (n_workers)"
+    raise ResourceError(
+        f"imaging.npixel = {npixel}: {memory.n_workers} workers need about "
+        f"{shown_bytes(needed_bytes)} of memory, {shown_bytes(available_bytes)} are free; {way_out}"
+    )
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that this process may still take: the machine's, or its container's."""
+    free_bytes = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
+        return min(free_bytes, max(int(limit) - int(used), 0))
+    except (OSError, ValueError):  # no control group, or one without a limit ("max")
+        return free_bytes
+
+
+def shown_bytes(n_bytes: float) -> str:
+    """Return a size with three digits and its unit."""
+    size = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} PB"

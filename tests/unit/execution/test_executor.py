@@ -1,0 +1,63 @@
+"""The serial executor, and the records of progress."""
+
+import os
+
+import ducc0
+import pytest
+
+from batch_imaging.execution.engines import open_executor
+from batch_imaging.execution.executor import SerialExecutor, peak_rss_bytes
+
+
+def scale(unit, factor):
+    if unit < 0:
+        raise ValueError(f"{unit} is negative")
+    return unit * factor
+
+
+def test_results_come_in_the_order_of_the_units():
+    assert list(SerialExecutor().map(scale, [3, 1, 2], 10)) == [30, 10, 20]
+    assert list(SerialExecutor().map(scale, [], 10)) == []
+
+
+def test_run_passes_all_arguments():
+    assert SerialExecutor().run(scale, 3, 4) == 12
+    assert SerialExecutor().run(os.getpid) == os.getpid()
+
+
+def test_units_are_done_one_at_a_time_as_results_are_taken():
+    done = []
+    results = SerialExecutor().map(done.append, [1, 2, 3])
+    assert done == []
+    next(results)
+    assert done == [1]
+
+
+def test_the_first_error_is_raised_as_it_is():
+    results = SerialExecutor().map(scale, [1, -2, -3], 1)
+    assert next(results) == 1
+    with pytest.raises(ValueError, match=r"^-2 is negative$"):
+        next(results)
+
+
+def test_memory_is_recorded():
+    executor = SerialExecutor()
+    assert executor.peak_rss_bytes == {}
+    held = bytearray(os.urandom(2**20))
+    executor.run(len, held)
+    ((pid, peak),) = executor.peak_rss_bytes.items()
+    assert pid == os.getpid()
+    assert 2**20 < peak <= peak_rss_bytes() < 2**40
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_native_threads_are_set(threads):
+    executor = SerialExecutor(threads)
+    assert executor.native_threads == threads
+    assert ducc0.misc.thread_pool_size() == threads
+
+
+def test_the_serial_engine_needs_no_cluster():
+    with open_executor("serial", n_workers=4, memory_limit_bytes=2**30) as executor:
+        assert isinstance(executor, SerialExecutor)
+        assert executor.n_workers == 1
