@@ -130,7 +130,7 @@ def test_buffers_are_named_after_the_processing_block():
 
 
 def test_stopping_rule_presets():
-    automatic = StoppingRule(None, None, None, None, None, convergence=0.01)
+    automatic = StoppingRule(None, None, None, None, None, convergence=0.5)
     original = StoppingRule(5, 1000, 0.25, 0.1, 0.1, convergence=0.0)
     assert Parameters().ical.stopping == automatic
     assert load_parameters({"ical": {"preset": "original"}}).ical.stopping == original

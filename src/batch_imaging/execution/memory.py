@@ -2,7 +2,7 @@
 
 Needs are linear in visibilities, pixels and planes. The constants are fitted to peak resident
 memory of runs of 2 workers with 2 to 32 windows, 94 to 272 stations, 5 to 40 times and 1024² to
-4096² pixels: a worker came out within 15 %. The sum over processes is an upper bound, 10 to 60 %
+4096² pixels: a worker came out within 20 %. The sum over processes is an upper bound, 10 to 60 %
 above what was seen, because they do not all come to their peaks at the same time.
 """
 

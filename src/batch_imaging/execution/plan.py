@@ -2,7 +2,7 @@
 
 Sizes follow from the parameters and the station positions, memory from the model in `memory`. Time
 is linear in visibilities and pixels; over the runs that the memory model was fitted to, on cores of
-2.5 to 3 GHz, it came out within a factor of 1.6. `python -m benchmarks --only growth` puts both
+2.5 to 3 GHz, it came out within a factor of 2. `python -m benchmarks --only growth` puts both
 beside what runs take.
 """
 

@@ -35,6 +35,8 @@ def local_executor(
         "distributed.scheduler.no-workers-timeout": RESTART_S,
         "distributed.worker.memory.terminate": 0.97,
         "distributed.logging": {"distributed": quiet},
+        # The arguments of a unit may be images; they go to one worker, once.
+        "distributed.admin.large-graph-warning-threshold": "1 GiB",
         # Dask hands freed memory back at once; images are allocated again in the next moment, and
         # the page faults cost a quarter of the time.
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEPT_FREE_BYTES,
