@@ -40,6 +40,8 @@ def benchmark_kernels(quick: bool) -> list[Table]:
     repeats = 1 if quick else 3
     measurements = [
         *_gridding(uvw_m, geometry, repeats),
+        _gridding_rate(uvw_m, ImageGeometry(512, 0.0005, CENTRE), 8, repeats),
+        _gridding_rate(uvw_m, geometry, 16 if quick else 64, 1),
         *_components(factors, geometry, repeats),
         *_gain_solving(),
         *_deconvolution(uvw_m, geometry),
@@ -115,6 +117,22 @@ def _gridding(
         Measurement("invert, error", invert_error, "", 2e-5),
         Measurement("predict, error", predict_error, "", 2e-5),
     ]
+
+
+def _gridding_rate(
+    uvw_m: NDArray[np.float64], geometry: ImageGeometry, n_chan: int, repeats: int
+) -> Measurement:
+    """Measure both ways again: transforms of the image weigh less, the more there is to grid."""
+    freq_hz, image = np.linspace(FREQ_HZ[0], FREQ_HZ[-1], n_chan), _sky(geometry)
+    vis, predict_s = _best(
+        lambda: predict_image(uvw_m, freq_hz, image, geometry, accuracy=ACCURACY), repeats
+    )
+    _, invert_s = _best(
+        lambda: make_dirty(uvw_m, freq_hz, vis, None, geometry, accuracy=ACCURACY), repeats
+    )
+    rate = 2e-6 * vis.size / (predict_s + invert_s)
+    name = f"… {geometry.npixel}², {n_chan} channels"
+    return Measurement(name, rate, "Mvis/s", 3.0, at_least=True)
 
 
 def _waves(uvw_m: NDArray[np.float64], lmn: NDArray[np.float64]) -> NDArray[np.complex128]:
