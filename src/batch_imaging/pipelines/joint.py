@@ -28,7 +28,7 @@ from batch_imaging.pipelines.units import LoadedUnit, Observation, Unit, load_un
 LOG = logging.getLogger("batch_imaging")
 
 AUTO_THRESHOLD_SIGMA = 5.0
-AUTO_GAIN = 0.1
+AUTO_GAIN = 0.2
 AUTO_MAJOR_GAIN = 0.9
 FIRST_MAJOR_GAIN = 0.5  # while gains are unknown, only what stands far above their sidelobes
 AUTO_NITER = 5000

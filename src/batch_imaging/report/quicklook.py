@@ -202,7 +202,7 @@ def draw_spectra(freq_hz: Floats, fits: Sequence[Sequence[SourceFit]], n_shown: 
         upper.plot(freq_mhz, true_jy, color=colour, lw=1, alpha=0.7)
         upper.plot(freq_mhz, restored_jy, "o", color=colour, ms=4, label=name)
         lower.plot(freq_mhz, 100 * (restored_jy / true_jy - 1), "o-", color=colour, ms=3, lw=0.8)
-    upper.set_yscale("log")
+    _log_scale(upper)
     _plain_log(upper)
     upper.set_ylabel("flux density / Jy")
     upper.set_title("Brightest sources: restored (dots) and true (lines)", fontsize=10, loc="left")
@@ -248,7 +248,7 @@ def draw_channels(windows: Sequence[PlaneQuality], channels: Sequence[PlaneQuali
         axes[0].plot(freq_mhz, theory_mjy, color=INK, lw=1, ls="--", label="thermal noise")
     axes[0].legend(fontsize=8, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     for each in (axes[0], axes[2]):
-        each.set_yscale("log")
+        _log_scale(each)
     _plain_log(axes[0])
     _plain_log(axes[2])
     for each, label in zip(
@@ -280,7 +280,7 @@ def draw_cycles(cycles: Sequence[MajorCycle]) -> bytes:
             fontsize=8,
             color=MUTED,
         )
-    axes.set_yscale("log")
+    _log_scale(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="major cycle", ylabel="residual / (Jy/beam)")
     axes.set_title("Residual at the start of each major cycle", fontsize=10, loc="left")
@@ -448,6 +448,13 @@ def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=GRID, lw=0.5)
     axes.set_axisbelow(True)
+
+
+def _log_scale(axes: Axes) -> None:
+    """Make the y axis logarithmic where there is anything to show so: an empty sky leaves zeros."""
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
+    if (values > 0).any():
+        axes.set_yscale("log")
 
 
 def _plain_log(axes: Axes) -> None:
