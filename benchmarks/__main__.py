@@ -10,6 +10,7 @@ from typing import Any
 
 from batch_imaging import __version__
 from batch_imaging.execution.engines.local import available_cores
+from batch_imaging.report.provenance import host_class
 from benchmarks.growth import benchmark_growth
 from benchmarks.kernels import benchmark_kernels
 from benchmarks.seed_case import benchmark_seed_case
@@ -41,22 +42,14 @@ def main() -> None:
 
 def describe_machine() -> dict[str, Any]:
     """Return what the figures depend on."""
+    host = host_class()
     return {
-        "cpu": _cpu_model(),
+        "cpu": host["cpu_model"] or host["machine"],
         "cores": available_cores(),
         "python": platform.python_version(),
         "batch_imaging": __version__,
         **{name: version(name) for name in LIBRARIES},
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _page(machine: dict[str, Any], tables: list[Table]) -> str:

@@ -48,8 +48,9 @@ def benchmark_kernels(quick: bool) -> list[Table]:
     ]
     note = (
         f"One thread; {uvw_m.shape[0] * len(FREQ_HZ):,} visibilities of {len(FREQ_HZ)} channels, "
-        f"{geometry.npixel}² pixels, gridding accuracy {ACCURACY:g} in single precision. "
-        f"Errors are rms over rms, against direct sums over {CHECKED} pixels or rows."
+        f"{geometry.npixel}² pixels of {1e3 * geometry.cell_rad:g} mrad, "
+        f"gridding accuracy {ACCURACY:g} in single precision. Errors are rms over rms, against "
+        f"direct sums over {CHECKED} pixels or rows."
     )
     return [tabulate("Kernels", measurements, "DP3", note)]
 

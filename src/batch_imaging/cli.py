@@ -136,15 +136,20 @@ def plan(
 
 @app.command()
 def validate(params: ParametersFile, settings: Settings = None) -> None:
-    """Check parameters without starting anything.
+    """Check parameters, array, sky and memory without starting anything.
 
     \b
     Example:
       batch-imaging validate params.json
     """
+    parameters = _load(params, settings)
+
+    from batch_imaging.execution.plan import make_plan
     from batch_imaging.parameters import parameter_hash
 
-    typer.echo(f"{params}: valid (hash {parameter_hash(_load(params, settings))})")
+    for warning in make_plan(parameters).warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"{params}: valid (hash {parameter_hash(parameters)})")
 
 
 @app.command()

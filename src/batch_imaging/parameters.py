@@ -36,6 +36,7 @@ from batch_imaging.model.direction import Direction
 SCHEMA_VERSION = "1.0"
 SKA1_LOW_LATITUDE_DEG = -26.8247
 NMAJOR_LIMIT = 12  # major cycles that `nmajor` "auto" may take
+CONTEXT_DELAY = {"T": 0, "G": 2, "B": 3}  # cycles after first_selfcal, as the original's controls
 
 Hertz = Annotated[float, Field(json_schema_extra={"unit": "Hz"})]
 Jansky = Annotated[float, Field(json_schema_extra={"unit": "Jy"})]
@@ -164,8 +165,9 @@ class Imaging(_Group):
     """Weighting of the visibilities."""
     robust: float = Field(0.0, ge=-2, le=2)
     """Briggs robustness, from -2 (almost uniform) to 2 (almost natural); for weighting robust."""
-    accuracy: float = Field(1e-4, ge=1e-12, le=1e-2)
-    """Relative accuracy of gridding and degridding; below 1e-5 they run in double precision."""
+    accuracy: float = Field(1e-4, ge=1e-7, le=1e-2)
+    """Relative accuracy of gridding and degridding; below 1e-5 they run in double precision.
+    Below 1e-7 the single precision of stored visibilities is what counts."""
 
 
 class Ical(_Group):
@@ -193,8 +195,9 @@ class Ical(_Group):
     """Terms of the polynomial in frequency of mmclean; no more than nfreqwin are used."""
     calibration_context: CalibrationContext = "T"
     """Gains to solve for: T phase per time, G phase and amplitude, B bandpass."""
-    first_selfcal: int = Field(1, ge=0, le=1000)
-    """First major cycle, counted from 0, that solves for gains."""
+    first_selfcal: int = Field(1, ge=1, le=1000)
+    """First major cycle, counted from 0, that solves for gains; G joins 2 and B 3 cycles later.
+    There is no model to solve with in cycle 0."""
 
     @property
     def stopping(self) -> StoppingRule:
@@ -336,6 +339,16 @@ class Parameters(_Group):
                 f"below {limit:.2f} deg: SKA1-Low at latitude {SKA1_LOW_LATITUDE_DEG} deg has the "
                 f"phase centre under its horizon at all hour angles from {first:g} to {last:g} deg",
             )
+        nmajor, context = self.ical.stopping.max_nmajor, self.ical.calibration_context
+        last_begin = self.ical.first_selfcal + CONTEXT_DELAY.get(context[-1:], 0)
+        if context and nmajor < last_begin:
+            yield _Conflict(
+                ("ical.nmajor", "ical.first_selfcal", "ical.calibration_context", "ical.preset"),
+                nmajor,
+                f"at least {last_begin}, the major cycle in which {context[-1]} of "
+                f"ical.calibration_context is first solved for with ical.first_selfcal = "
+                f"{self.ical.first_selfcal}",
+            )
         # The corners of the image must be on the sky: l² + m² < 1.
         cell_limit_rad = math.sqrt(2) / self.imaging.npixel
         if self.cell_rad >= cell_limit_rad:
@@ -362,8 +375,12 @@ def _unless_auto(value: Auto | Number, preset: Number | None) -> Number | None:
 
 
 def parameter_hash(parameters: Parameters) -> str:
-    """Return 16 hexadecimal digits that are equal for equal parameters."""
-    canonical = json.dumps(parameters.model_dump(), sort_keys=True, separators=(",", ":"))
+    """Return 16 hexadecimal digits that are equal where parameters ask for equal products.
+
+    Who makes them and where they go does not count.
+    """
+    values = parameters.model_dump(exclude={"n_workers", "buffer_vis", "buffer_img"})
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

@@ -80,7 +80,10 @@ def test_the_products_that_are_named_are_there(finished):
     output, done = finished
     products = [Path(line) for line in done.stdout.splitlines()]
     assert products[-1] == output / "buff-img" / "report" / "index.html"
-    assert all(product.is_file() for product in products)
+    assert all(product.exists() for product in products)
+    first = [f"ska_pipeline_simulation_vislist_{v}.ms" for v in range(3)]
+    assert [product.name for product in products[:3]] == first
+    assert products[3] == output / "buff-vis" / "ska_pipeline_simulation_sky.csv"
     named = {product.name for product in products}
     for name in ("deconvolved", "residual", "restored"):
         assert f"ska_pipeline_ical_{name}.fits" in named
@@ -102,9 +105,15 @@ def test_metadata_says_done(finished):
 def test_sets_of_an_earlier_run_are_imaged_without_a_simulation(finished, parameters, tmp_path):
     output, _ = finished
     options = [f"--measurement-set={path}" for path in sorted((output / "buff-vis").glob("*.ms"))]
-    done = run("run", parameters, "-o", tmp_path, "--engine", "serial", *options)
+    options += ["--engine=serial", "--workers=2000"]  # one process needs no memory for so many
+    done = run("run", parameters, "-o", tmp_path, *options)
     assert done.returncode == 0, done.stderr
     assert ORIGINAL_LINES[0] not in done.stderr
+    assert ".ms" not in done.stdout
+    provenance = json.loads((tmp_path / "buff-img" / "provenance.json").read_text())
+    assert (provenance["engine"], provenance["n_workers"]) == ("serial", 1)
+    simulated = json.loads((output / "buff-img" / "provenance.json").read_text())
+    assert provenance["parameter_hash"] == simulated["parameter_hash"]
     name = "ska_pipeline_ical_restored.fits"
     again = fits.getdata(tmp_path / "buff-img" / name)
     first = fits.getdata(output / "buff-img" / name)
@@ -128,6 +137,24 @@ def test_a_flagged_set_is_refused_in_one_line(parameters, tmp_path, shared_data)
     assert line.startswith(f"error: {flagged}: all UVW are zero")
 
 
+@pytest.mark.parametrize(
+    ("option", "code", "message"),
+    [
+        ("--set=simulation.sky=no/sky.csv", 3, "no/sky.csv: cannot be read"),
+        ("--set=imaging.npixel=60000", 6, "imaging.npixel = 60000: 2 workers need about"),
+        ("--measurement-set=no/such.ms", 3, "no/such.ms"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_folder_is_made(
+    parameters, tmp_path, option, code, message
+):
+    done = run("run", parameters, "-o", tmp_path / "out", "--set=imaging.cellsize=1e-5", option)
+    assert done.returncode == code
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_stopped_run_leaves_nothing_half_written_and_nobody_running(parameters, tmp_path):
     process = subprocess.Popen(
         command("run", parameters, "-o", tmp_path, "--set", "ntimes=20"),
@@ -146,5 +173,7 @@ def test_a_stopped_run_leaves_nothing_half_written_and_nobody_running(parameters
     assert process.returncode == 128 + signal.SIGTERM
     assert not list(tmp_path.rglob("*.partial"))
     assert not running_in_group(process.pid)
+    provenance = json.loads((tmp_path / "buff-img" / "provenance.json").read_text())
+    assert provenance["error"] == "stopped by a signal"
     metadata = yaml.safe_load((tmp_path / "buff-img" / "ska-data-product.yaml").read_text())
     assert "working" not in {entry["status"] for entry in metadata["files"]}

@@ -231,21 +231,65 @@ def test_the_original_rules_limit_what_the_automatic_ones_reach(make_parameters,
     assert np.median(dynamic_range(original)) < np.median(dynamic_range(small))
 
 
-def test_a_flagged_window_is_blank_and_the_others_go_on(make_parameters, run_small, small):
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_flagged_window_is_blank_and_the_others_go_on(make_parameters, run_small, lost):
     parameters = make_parameters(spectral={"enabled": True})
     sets = run_small(make_parameters(ical={"nmajor": 1})).result.simulation.sets
-    flag(sets[1])
+    flag(sets[lost])
     run = run_small(parameters, sets=sets)
+    blank = [window == lost for window in range(3)]
     for name in ("deconvolved", "residual", "restored"):
         cube = read_fits_image(run.ical.files[f"{name}_cube"])[0]
-        assert np.isnan(cube).all(axis=(1, 2)).tolist() == [False, True, False]
-        assert np.isfinite(cube[[0, 2]]).all()
+        assert np.isnan(cube).all(axis=(1, 2)).tolist() == blank
+        assert np.isfinite(cube[np.logical_not(blank)]).all()
     line = read_fits_image(run.result.spectral.files["line_cube"])[0]
-    assert np.isnan(line).all(axis=(1, 2)).tolist() == [False, True, False]
-    assert run.ical.windows[1].beam is None
-    assert run.result.spectral.channels[1].beam is None
-    assert dynamic_range(run)[[0, 2]].min() > 1_000
-    assert (run.ical.gain_table.weight[:, :, 1] == 0).all()
+    assert np.isnan(line).all(axis=(1, 2)).tolist() == blank
+    assert run.ical.windows[lost].beam is None
+    assert run.result.spectral.channels[lost].beam is None
+    assert dynamic_range(run)[np.logical_not(blank)].min() > 1_000
+    assert (run.ical.gain_table.weight[:, :, lost] == 0).all()
+
+
+@pytest.mark.parametrize("rows_left", [1, 2, 60])
+def test_a_poor_window_does_not_harm_the_others(make_parameters, run_small, rows_left, caplog):
+    sets = run_small(make_parameters(ical={"nmajor": 1})).result.simulation.sets
+    with table(str(sets[2]), ack=False) as main:
+        flag(sets[2], np.arange(main.nrows()) >= rows_left)
+    run = run_small(make_parameters(spectral={"enabled": True}), sets=sets)
+    assert dynamic_range(run)[:2].min() > 1_000
+    if rows_left == 1:
+        assert "no beam fits" in run.ical.windows[2].problem
+        assert run.ical.windows[2].problem in caplog.text
+
+
+@pytest.mark.parametrize("context", ["G", "TG", "TGB"])
+def test_errors_of_amplitude_and_phase_by_hand_are_taken_out(
+    make_parameters, run_small, fit_source, context
+):
+    phase_error = 0.5 if "T" in context else 0.0
+    settings = make_parameters(simulation={"phase_error": phase_error}, ical={"nmajor": 1})
+    first = run_small(settings).result
+    sets = first.simulation.sets
+    rng = np.random.default_rng(3)
+    for path in sets:
+        with table(str(path), ack=False, readonly=False) as main:
+            p, q, data = (main.getcol(name) for name in ("ANTENNA1", "ANTENNA2", "DATA"))
+            shape = (p.max() + 2, 2)
+            gain = (1 + 0.2 * rng.standard_normal(shape)) * np.exp(
+                0.3j * rng.standard_normal(shape)
+            )
+            gain /= np.abs(gain).mean(axis=0)
+            main.putcol("DATA", data * (gain[p] * gain[q].conj())[:, np.newaxis])
+    run = run_small(make_parameters(ical={"calibration_context": context}), sets=sets)
+    assert dynamic_range(run).min() > 1_000
+    image, geometry, freq_hz, _ = read_fits_image(run.ical.files["restored"])
+    brightest = first.simulation.apparent.components[0]
+    restored_jy, *_ = fit_source(image[0], *geometry.pixel_of(brightest.ra_rad, brightest.dec_rad))
+    assert restored_jy == pytest.approx(brightest.spectrum.flux_jy(freq_hz)[0], rel=0.02)
+    table_read = read_gain_table(run.ical.files["gains"])
+    assert (table_read.weight > 0).all()
+    reference = table_read.gain[0, :, 2].conj()  # of the last window, conjugated as in DATA
+    np.testing.assert_allclose(np.abs(reference), np.abs(gain), rtol=0.05)
 
 
 def test_nothing_but_flags_is_refused_in_one_line(make_parameters, run_small):

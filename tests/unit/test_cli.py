@@ -12,7 +12,12 @@ import pytest
 
 from batch_imaging import __version__
 from batch_imaging.cli import main
-from batch_imaging.parameters import parameters_markdown, schema_text
+from batch_imaging.parameters import (
+    load_parameters,
+    parameter_hash,
+    parameters_markdown,
+    schema_text,
+)
 
 EXAMPLE = str(Path(__file__).resolve().parents[2] / "examples/batch_imaging.json")
 
@@ -87,9 +92,18 @@ def test_explain(call):
 def test_validate(call, monkeypatch):
     code, out, err = call("validate", EXAMPLE)
     assert (code, err) == (0, "")
-    assert out.startswith(f"{EXAMPLE}: valid (hash ")
+    assert out == f"{EXAMPLE}: valid (hash {parameter_hash(load_parameters(Path(EXAMPLE)))})\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"n_workers": 4}'))
     assert call("validate", "-", "--set", "ntimes=3")[0] == 0
+
+
+def test_validate_looks_at_what_parameters_name(call):
+    code, out, err = call("validate", EXAMPLE, "--set", "simulation.sky=no/sky.csv")
+    assert (code, out) == (3, "")
+    assert err.startswith("error: no/sky.csv: cannot be read")
+    code, out, err = call("validate", EXAMPLE, "--set", "imaging.cellsize=0.0013")
+    assert (code, out.count("\n")) == (0, 1)
+    assert err.startswith("warning: imaging.cellsize = 0.0013 rad is too coarse")
 
 
 def test_each_mistake_is_a_line_on_stderr(call, tmp_path):

@@ -16,8 +16,32 @@ TOOLING = [*LOCKS, "pyproject.toml", "Makefile", ".ci/run", "examples/batch_imag
 
 SCHEME = re.compile(r"\b[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 HOST = re.compile(r"\b[a-z0-9-]+\.(?:com|dev|io|local|net|org)\b", re.IGNORECASE)
-INDEX_OPTION = re.compile(r"--(?:extra-)?index-url|--find-links|--trusted-host|\btool\.uv\b")
+INDEX_OPTION = re.compile(
+    r"--(?:(?:extra-)?index-url|find-links|trusted-host)\b|\btool\.uv\b|\b(?:PIP|UV)_\w*INDEX"
+)
 MACHINE_PATH = re.compile(r"(?<![\w.$)}~*-])/(?:data|etc|home|mnt|opt|root|srv|tmp|Users|work)\b")
+ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://([\w.-]+)", re.IGNORECASE)
+KNOWN_HOSTS = {
+    *("127.0.0.1", "json-schema.org", "keepachangelog.com", "schema.skao.int", "semver.org")
+}
+TEXTS = sorted(
+    path
+    for pattern in (
+        *(
+            "*.cff",
+            "*.lock",
+            "*.md",
+            "*.toml",
+            ".editorconfig",
+            ".gitignore",
+            "LICENSE",
+            "Makefile",
+        ),
+        *(".ci/*", "examples/*.json", "docs/**/*.md"),
+        *("src/**/*.j2", "src/**/*.json", "src/**/*.py", "benchmarks/**/*.py", "tests/**/*.py"),
+    )
+    for path in ROOT.glob(pattern)
+)
 
 
 def pins(lock):
@@ -83,6 +107,30 @@ def test_tooling_names_no_index_and_no_machine(name, pattern):
     text = (ROOT / name).read_text()
     found = [line for line in text.splitlines() if pattern.search(line)]
     assert not found
+
+
+def test_no_text_names_an_index_a_host_or_a_machine():
+    assert len({path.relative_to(ROOT).parts[0] for path in TEXTS} & {"src", "docs", "tests"}) == 3
+    found = []
+    for path in TEXTS:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            unknown = set(ADDRESS.findall(line)) - KNOWN_HOSTS
+            if unknown or INDEX_OPTION.search(line) or MACHINE_PATH.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line}")
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line"),
+    [
+        (ADDRESS, "see https:" + "//example.org/simple"),
+        (INDEX_OPTION, "pip install --extra-" + "index-url x"),
+        (INDEX_OPTION, "export UV_" + "DEFAULT_INDEX=x"),
+        (MACHINE_PATH, 'open("' + "/" + 'home/me/a.ms")'),
+    ],
+)
+def test_guards_find_what_they_look_for(pattern, line):
+    assert pattern.search(line)
 
 
 def test_citation_has_the_version_of_the_project():

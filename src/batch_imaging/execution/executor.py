@@ -177,8 +177,8 @@ class DaskExecutor:
             except (NoValidWorkerError, NoWorkerError):
                 future = self._submit(function, unit, shared, preferred=None)
         raise WorkerLost(
-            f"{function.__name__}({unit}): all Dask workers ended and none came back; "
-            "see their logs for why"
+            f"{function.__name__}({unit}): all Dask workers ended, mostly for want of memory, and "
+            "none came back; use fewer workers (n_workers), or make units smaller with fewer pixels"
         )
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:

@@ -6,6 +6,7 @@ memory of runs of 2 workers with 2 to 32 windows, 94 to 272 stations, 5 to 40 ti
 above what was seen, because they do not all come to their peaks at the same time.
 """
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,23 +97,53 @@ def require_memory(memory: MemoryModel, npixel: int, available_bytes: int) -> No
         return
     fits = memory.npixel_that_fits(available_bytes)
     way_out = f"imaging.npixel {fits} would fit" if fits >= 32 else "no image would fit"
+    who = "one worker needs"
     if memory.n_workers > 1:
+        who = f"{memory.n_workers} workers need"
         way_out += ", or use fewer workers (n_workers)"
     raise ResourceError(
-        f"imaging.npixel = {npixel}: {memory.n_workers} workers need about "
-        f"{shown_bytes(needed_bytes)} of memory, {shown_bytes(available_bytes)} are free; {way_out}"
+        f"imaging.npixel = {npixel}: {who} about {shown_bytes(needed_bytes)} of memory, "
+        f"{shown_bytes(available_bytes)} are free; {way_out}"
     )
 
 
-def available_memory_bytes() -> int:
+@dataclass(frozen=True, slots=True)
+class _ControlGroup:
+    """Files in which Linux says what the processes of a container may use, and do."""
+
+    limit: str
+    used: str
+    statistics: str
+    page_cache: str
+
+    def free_bytes(self, root: Path) -> float:
+        """Return what is left, infinite without a limit."""
+        try:
+            limit_bytes = int((root / self.limit).read_text())  # no number if there is none
+            used_bytes = int((root / self.used).read_text())
+            statistics = dict(map(str.split, (root / self.statistics).read_text().splitlines()))
+            # Pages of files that were read or written count as used, but make way for others.
+            cached_bytes = int(statistics.get(self.page_cache, 0))
+        except (OSError, ValueError):
+            return math.inf
+        return max(limit_bytes - max(used_bytes - cached_bytes, 0), 0)
+
+
+_CONTROL_GROUPS = (
+    _ControlGroup("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    _ControlGroup(  # version 1
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
+
+
+def available_memory_bytes(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
     """Return the memory that this process may still take: the machine's, or its container's."""
-    free_bytes = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
-        return min(free_bytes, max(int(limit) - int(used), 0))
-    except (OSError, ValueError):  # no control group, or one without a limit ("max")
-        return free_bytes
+    in_container = (group.free_bytes(control_groups) for group in _CONTROL_GROUPS)
+    return int(min(psutil.virtual_memory().available, *in_container))
 
 
 def shown_bytes(n_bytes: float) -> str:

@@ -8,8 +8,12 @@ beside what runs take.
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
+import numpy as np
+
+from batch_imaging.errors import ParameterError
 from batch_imaging.execution.engines.local import available_cores
 from batch_imaging.execution.memory import (
     MemoryModel,
@@ -18,9 +22,17 @@ from batch_imaging.execution.memory import (
     shown_bytes,
 )
 from batch_imaging.execution.unit_size import N_CORR, count_groups, cut_joint_units
+from batch_imaging.io.measurement_set import MeasurementSetInfo
+from batch_imaging.io.sky_input import load_sky
 from batch_imaging.io.station_file import load_stations
 from batch_imaging.model.beam import SPEED_OF_LIGHT_M_S
-from batch_imaging.model.geometry import max_baseline_m
+from batch_imaging.model.geometry import (
+    EARTH_ROTATION_RAD_S,
+    GeodeticPosition,
+    elevation_rad,
+    max_baseline_m,
+)
+from batch_imaging.model.stations import StationLayout
 from batch_imaging.parameters import Parameters
 
 PIXEL_BYTES = 4
@@ -33,7 +45,9 @@ _HEADER_BYTES = 10_000  # of a FITS file
 _GAIN_BYTES = 24  # of a station, integration and window: complex128 and a weight
 _REPORT_BYTES = 20e6
 
-_LIMIT_FACTOR = 2.0  # workers are ended at twice what they are expected to need
+# Workers are ended at twice what they are expected to need, where there is so much for each of
+# them; not below 1.5 times, for they do not all come to their peaks at the same time.
+_LIMIT_FACTOR, _LEAST_LIMIT_FACTOR = 2.0, 1.5
 _LIMIT_AT_LEAST_BYTES = 1e9
 
 # In time: seconds of one core for a unit, and per visibility and pixel of it.
@@ -48,13 +62,15 @@ class _Cost:
     unit_s: float
     visibility_s: float = 0.0
     pixel_s: float = 0.0
+    source_s: float = 0.0  # of a visibility
 
-    def __call__(self, visibilities: float, pixels: float) -> float:
-        return self.unit_s + self.visibility_s * visibilities + self.pixel_s * pixels
+    def __call__(self, visibilities: float, pixels: float, sources: int = 0) -> float:
+        visibility_s = self.visibility_s + self.source_s * sources
+        return self.unit_s + visibility_s * visibilities + self.pixel_s * pixels
 
 
 _COSTS = {
-    "simulation": _Cost(0.25, 1.5e-6),
+    "simulation": _Cost(0.25, 1.3e-6, source_s=1.1e-9),
     "ical: survey": _Cost(0.03),
     "ical: weights": _Cost(0.05, 0.3e-6, 0.02e-6),
     "ical: psf": _Cost(0.1, 0.8e-6, 0.15e-6),
@@ -83,6 +99,7 @@ class Plan:
     ----------
     rows: of one Measurement Set, baselines × integrations.
     visibilities: rows × windows; each has ``correlations`` samples.
+    sources: of the sky that is simulated.
     beam_rad: λ / longest baseline at the highest frequency.
     measurement_set_bytes, image_bytes: all that goes into the two buffers.
     worker_bytes, main_bytes: peak memory of one worker and of the process that leads them.
@@ -101,6 +118,7 @@ class Plan:
     rows: int
     visibilities: int
     correlations: int
+    sources: int
     npixel: int
     cell_rad: float
     beam_rad: float
@@ -145,6 +163,7 @@ class Plan:
             f"up to {self.max_baseline_m:,.0f} m",
             "data": f"{self.windows} windows × {self.integrations} times: {self.rows:,} rows each, "
             f"{self.visibilities:,} visibilities, {self.samples:,} samples",
+            "sky": f"{self.sources:,} sources",
             "image": f"{self.npixel}² pixels of {_arcsec(self.cell_rad)}, {field_deg:.3g}° wide, "
             f"beam about {_arcsec(self.beam_rad)}",
             "Measurement Sets": shown_bytes(self.measurement_set_bytes),
@@ -178,7 +197,8 @@ def make_plan(
 
     Raises
     ------
-    DataError, ParameterError: there is no array: see :func:`load_stations`.
+    DataError, ParameterError: there is no array or no sky, see :func:`load_stations` and
+        :func:`load_sky`, or the phase centre does not rise.
     ResourceError: the workers would not fit into memory.
     """
     n_workers = n_workers or parameters.n_workers
@@ -192,10 +212,17 @@ def make_plan(
     wavelength_m = SPEED_OF_LIGHT_M_S / float(
         (parameters.freq_hz + parameters.chan_width_hz / 2).max()
     )
+    warnings = _image_warnings(parameters, longest_m, wavelength_m)
+    warnings += _observation_warnings(parameters, stations)
     memory = MemoryModel.of(parameters, rows, n_workers)
     pixels = parameters.imaging.npixel**2
     require_memory(memory, parameters.imaging.npixel, available_bytes)
-    worker_bytes, main_bytes = memory.worker_bytes(pixels), memory.main_bytes(pixels)
+    sources = len(load_sky(parameters))
+    if not sources:
+        warnings.append(
+            f"no source above simulation.flux_limit = {parameters.simulation.flux_limit:g} Jy is "
+            "in the field: lower the limit, or there is nothing to calibrate with"
+        )
     return Plan(
         array=stations.array_name,
         stations=len(stations),
@@ -206,25 +233,79 @@ def make_plan(
         rows=rows,
         visibilities=rows * windows,
         correlations=N_CORR,
+        sources=sources,
         npixel=parameters.imaging.npixel,
         cell_rad=parameters.cell_rad,
         beam_rad=wavelength_m / longest_m,
         measurement_set_bytes=_measurement_set_bytes(parameters, rows, len(stations)),
         image_bytes=_image_bytes(parameters, len(stations)),
         n_workers=n_workers,
-        worker_bytes=round(worker_bytes),
-        main_bytes=round(main_bytes),
+        worker_bytes=round(memory.worker_bytes(pixels)),
+        main_bytes=round(memory.main_bytes(pixels)),
         memory_bytes=round(memory.total_bytes(pixels)),
-        memory_limit_bytes=round(
-            min(
-                max(_LIMIT_FACTOR * worker_bytes, _LIMIT_AT_LEAST_BYTES),
-                max(worker_bytes, (available_bytes - main_bytes) / n_workers),
-            )
+        memory_limit_bytes=min(
+            round(max(_LIMIT_FACTOR * memory.worker_bytes(pixels), _LIMIT_AT_LEAST_BYTES)),
+            _largest_limit_bytes(memory, pixels, available_bytes),
         ),
         available_bytes=available_bytes,
-        stages=_plan_stages(parameters, rows, n_workers, cores or available_cores()),
-        warnings=tuple(_warnings(parameters, longest_m, wavelength_m)),
+        stages=_plan_stages(parameters, rows, sources, n_workers, cores or available_cores()),
+        warnings=tuple(warnings),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ImagingPlan:
+    """What imaging Measurement Sets that are there already needs.
+
+    Attributes
+    ----------
+    memory_limit_bytes: what a worker may take before it is ended.
+    """
+
+    memory_limit_bytes: int
+    warnings: tuple[str, ...]
+
+
+def plan_imaging(
+    parameters: Parameters,
+    infos: Sequence[MeasurementSetInfo],
+    *,
+    available_bytes: int | None = None,
+) -> ImagingPlan:
+    """Work out what imaging of Measurement Sets needs, each channel taken for a window.
+
+    Parameters
+    ----------
+    infos: of at least one set.
+    available_bytes: of the machine; by default what this process may use.
+
+    Raises
+    ------
+    ResourceError: the workers would not fit into memory.
+    """
+    available_bytes = available_bytes or available_memory_bytes()
+    sized = parameters.model_copy(
+        update={
+            "nfreqwin": sum(len(info.freq_hz) for info in infos),
+            "ntimes": max(info.n_integrations for info in infos),
+        }
+    )
+    rows = max(info.n_rows for info in infos)
+    memory = replace(MemoryModel.of(sized, rows, parameters.n_workers), simulation_bytes=0.0)
+    require_memory(memory, parameters.imaging.npixel, available_bytes)
+    highest_hz = max(float((info.freq_hz + info.chan_width_hz / 2).max()) for info in infos)
+    warnings = _image_warnings(
+        parameters, max(info.max_uv_m for info in infos), SPEED_OF_LIGHT_M_S / highest_hz
+    )
+    # Workers get all there is: windows of many channels may need more than the model says.
+    limit_bytes = _largest_limit_bytes(memory, parameters.imaging.npixel**2, available_bytes)
+    return ImagingPlan(limit_bytes, tuple(warnings))
+
+
+def _largest_limit_bytes(memory: MemoryModel, pixels: int, available_bytes: int) -> int:
+    """Return a worker's share of the machine, or what it must have in any case."""
+    share_bytes = (available_bytes - memory.main_bytes(pixels)) / memory.n_workers
+    return round(max(_LEAST_LIMIT_FACTOR * memory.worker_bytes(pixels), share_bytes))
 
 
 # ---------------------------------------------------------------------------------- sizes
@@ -253,7 +334,7 @@ def _gain_table_bytes(parameters: Parameters, n_stations: int) -> int:
 
 
 def _plan_stages(
-    parameters: Parameters, rows: int, n_workers: int, cores: int
+    parameters: Parameters, rows: int, sources: int, n_workers: int, cores: int
 ) -> tuple[StagePlan, ...]:
     pixels, windows = parameters.imaging.npixel**2, parameters.nfreqwin
     (joint, _), groups = cut_joint_units(parameters, rows), count_groups(parameters)
@@ -261,7 +342,7 @@ def _plan_stages(
     cycles = min(_EXPECTED_CYCLES, parameters.ical.stopping.max_nmajor)
 
     def stage(name: str, units: int, visibilities: float, rounds: int = 1) -> StagePlan:
-        one_s = _COSTS[name](visibilities, pixels)
+        one_s = _COSTS[name](visibilities, pixels, sources)
         return StagePlan(name, rounds, units, rounds * one_s * max(1, units / side_by_side))
 
     in_joint = rows * windows / joint
@@ -285,7 +366,7 @@ def _plan_stages(
 # ------------------------------------------------------------------------------- warnings
 
 
-def _warnings(parameters: Parameters, longest_m: float, wavelength_m: float) -> list[str]:
+def _image_warnings(parameters: Parameters, longest_m: float, wavelength_m: float) -> list[str]:
     found = []
     cell_rad, beam_rad = parameters.cell_rad, wavelength_m / longest_m
     if cell_rad >= beam_rad / 2:
@@ -303,6 +384,41 @@ def _warnings(parameters: Parameters, longest_m: float, wavelength_m: float) -> 
             f"{1 / max(corner_n, 0.01):.1f} times as much sky; keep it below "
             f"{math.sqrt(1.5):.2f} rad"
         )
+    return found
+
+
+def _observation_warnings(parameters: Parameters, stations: StationLayout) -> list[str]:
+    """Look at the times of the observation.
+
+    Raises
+    ------
+    ParameterError: the phase centre is below the horizon at all of them.
+    """
+    found = []
+    latitude_rad = GeodeticPosition.from_itrf(stations.reference_itrf_m).latitude_rad
+    hour_angles_rad = parameters.hour_angles_rad
+    is_down = elevation_rad(hour_angles_rad, parameters.phase_centre.dec_rad, latitude_rad) <= 0
+    where = (
+        f"dec = {parameters.dec:g}: the phase centre is under the horizon of "
+        f"{stations.array_name} at latitude {math.degrees(latitude_rad):.4f} deg"
+    )
+    if is_down.all():
+        raise ParameterError(
+            f"{where} at all hour angles; change dec or simulation.hour_angle_min and _max"
+        )
+    if is_down.any():
+        found.append(
+            f"{where} at {is_down.sum()} of {len(is_down)} times; it is simulated as if up"
+        )
+    if parameters.ntimes > 1:
+        step_s = float(np.diff(hour_angles_rad).min()) / EARTH_ROTATION_RAD_S
+        integration_s = parameters.simulation.integration_time
+        if integration_s > step_s:
+            found.append(
+                f"simulation.integration_time = {integration_s:g} s is longer than the "
+                f"{step_s:.3g} s from one of the {parameters.ntimes} times to the next: "
+                "integrations overlap"
+            )
     return found
 
 

@@ -487,33 +487,6 @@ def read_measurement_set(
     return block
 
 
-def iter_time_blocks(
-    path: Path, max_bytes: int, *, column: str = "DATA", channels: slice | None = None
-) -> Iterator[Visibility]:
-    """Yield the set in blocks of whole integrations whose arrays take at most ``max_bytes``.
-
-    A block has at least one integration, and may be flagged altogether. Reading one takes about
-    three times its size for a moment.
-    """
-    with _open(path) as main:
-        setup = _read_setup(main, path)
-        times, _ = _cross_rows(main, path)
-    n_chan = len(_select(path, "channels", len(setup.freq_hz), channels or slice(None)))
-    row_bytes = 40 + 12 * n_chan * len(setup.corr)
-    ends = np.cumsum(np.unique(times, return_counts=True)[1]) * row_bytes
-    start, done = 0, 0
-    while start < len(ends):
-        stop = max(start + 1, int(np.searchsorted(ends, done + max_bytes, side="right")))
-        yield read_measurement_set(
-            path,
-            column=column,
-            channels=channels,
-            integrations=slice(start, stop),
-            allow_all_flagged=True,
-        )
-        start, done = stop, int(ends[stop - 1])
-
-
 @dataclass(frozen=True, slots=True)
 class _SetUp:
     """What the subtables say of the one field and the one spectral window in use."""

@@ -75,11 +75,15 @@ def deconvolve(
     freq_range_hz: (plane, 2) lower and upper edges.
     plane_weight: (plane,) relative weights, e.g. sums of visibility weights.
     """
-    planes, npixel, _ = residual.shape
+    n_planes, npixel, _ = residual.shape
     options = radler.Settings()
     options.trimmed_image_width = options.trimmed_image_height = npixel
     options.pixel_scale.x = options.pixel_scale.y = cell_rad
-    scales = choose_scales(residual.mean(axis=0), psf.mean(axis=0), settings.scales_pixel)
+    scales = choose_scales(
+        weighted_mean(residual, plane_weight),
+        weighted_mean(psf, plane_weight),
+        settings.scales_pixel,
+    )
     if any(scales):
         options.algorithm_type = radler.AlgorithmType.multiscale
         options.multiscale.scale_list = [float(s) for s in scales]
@@ -92,7 +96,7 @@ def deconvolve(
     options.major_iteration_count = 2  # we count major cycles ourselves
     options.thread_count = threads
     options.parallel.max_threads = threads
-    if planes > 1 and 0 < settings.n_terms <= planes:
+    if n_planes > 1 and 0 < settings.n_terms <= n_planes:
         options.spectral_fitting.mode = radler.SpectralFittingMode.polynomial
         options.spectral_fitting.terms = settings.n_terms
     # radler works in place on views: hand it copies that outlive it
@@ -101,14 +105,14 @@ def deconvolve(
     model = np.zeros_like(work_residual)
     with _RADLER:
         with open(os.devnull, "w") as sink, redirect_stdout(sink):
-            if planes > 1:
+            if n_planes > 1:
                 cleaner = radler.Radler(
                     options,
                     work_psf,
                     work_residual,
                     model,
                     beam_size_rad,
-                    planes,
+                    n_planes,
                     freq_range_hz,
                     np.asarray(plane_weight, dtype=float),
                 )
@@ -122,6 +126,12 @@ def deconvolve(
         with _native_output_hidden():
             del cleaner
     return CleanResult(model, iterations)
+
+
+def weighted_mean(planes: NDArray[np.float32], weight: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the mean (npixel, npixel) of planes (plane, npixel, npixel)."""
+    share = (weight / weight.sum()).astype(np.float32)
+    return np.tensordot(share, planes, axes=1)
 
 
 def choose_scales(

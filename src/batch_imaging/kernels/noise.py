@@ -4,9 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GAUSSIAN_SIGMA_PER_MAD = 1.4826
-STRIDE = (
-    2  # neighbours lie in one beam: every other pixel says as much
-)
+STRIDE = 2  # neighbours lie in one beam: every other pixel says as much
 
 
 def robust_noise(plane: NDArray[np.floating]) -> float:

@@ -112,27 +112,6 @@ def station_uvw_m(itrf_m: Floats, time_mjd_s: ArrayLike, phase_centre: Direction
     return uvw
 
 
-def baseline_uvw_m(
-    itrf_m: Floats,
-    antenna1: NDArray[np.integer],
-    antenna2: NDArray[np.integer],
-    time_mjd_s: ArrayLike,
-    phase_centre: Direction,
-) -> Floats:
-    """Return (time, baseline, 3) coordinates u, v, w of antenna2 − antenna1, metres.
-
-    Reshaped to (row, 3) they are rows in the usual order: time by time, baselines within a time.
-
-    Parameters
-    ----------
-    itrf_m: (station, 3) geocentric positions, metres.
-    antenna1, antenna2: (baseline,) station indices.
-    time_mjd_s: (time,) UTC, modified Julian date in seconds.
-    """
-    stations = station_uvw_m(itrf_m, time_mjd_s, phase_centre)
-    return stations[:, antenna2] - stations[:, antenna1]
-
-
 def hour_angle_at(time_mjd_s: ArrayLike, phase_centre: Direction, longitude_rad: float) -> Floats:
     """Return how far the direction stands west of the meridian of a longitude, within ±π."""
     source_itrf = celestial_to_terrestrial(time_mjd_s) @ uvw_basis(phase_centre)[2]

@@ -30,14 +30,16 @@ class UnitGains:
     ----------
     phase: (integration, window, station) complex128 of modulus 1, the T gains.
     phase_weight: the same shape, float64; zero where there was nothing to solve.
-    gain: (window, corr, station) complex128, the G gains.
-    bandpass: (chan, corr, station) complex128, the B gains.
+    gain, gain_weight: (window, corr, station) complex128 and float64, the G gains.
+    bandpass, bandpass_weight: (chan, corr, station), the B gains.
     """
 
     phase: NDArray[np.complex128]
     phase_weight: NDArray[np.float64]
     gain: NDArray[np.complex128]
+    gain_weight: NDArray[np.float64]
     bandpass: NDArray[np.complex128]
+    bandpass_weight: NDArray[np.float64]
 
     @classmethod
     def ones(cls, loaded: LoadedUnit) -> "UnitGains":
@@ -50,7 +52,9 @@ class UnitGains:
             np.ones((n_times, n_windows, n_stations), dtype=np.complex128),
             np.zeros((n_times, n_windows, n_stations)),
             np.ones((n_windows, n_corr, n_stations), dtype=np.complex128),
+            np.zeros((n_windows, n_corr, n_stations)),
             np.ones((n_chan, n_corr, n_stations), dtype=np.complex128),
+            np.zeros((n_chan, n_corr, n_stations)),
         )
 
     @property
@@ -70,18 +74,21 @@ def calibrate_unit(
     model: NDArray[np.complexfloating],
     start: UnitGains,
     context: str,
+    rounds: int = 1,
 ) -> UnitGains:
     """Solve the gains named in ``context`` (letters of T, G, B) for one unit.
 
-    ``model`` is (row, chan), the visibilities of an unpolarised sky.
+    ``model`` is (row, chan), the visibilities of an unpolarised sky. Several letters are solved in
+    turn, ``rounds`` times: each depends on the others.
     """
     gains = start
-    if "T" in context:
-        gains = _solve_phase(loaded, model, gains)
-    if "G" in context:
-        gains = _solve_gain(loaded, model, gains)
-    if "B" in context:
-        gains = _solve_bandpass(loaded, model, gains)
+    for _ in range(rounds if len(context) > 1 else 1):
+        if "T" in context:
+            gains = _solve_phase(loaded, model, gains)
+        if "G" in context:
+            gains = _solve_gain(loaded, model, gains)
+        if "B" in context:
+            gains = _solve_bandpass(loaded, model, gains)
     return gains
 
 
@@ -105,24 +112,24 @@ def _solve_gain(
     loaded: LoadedUnit, model: NDArray[np.complexfloating], gains: UnitGains
 ) -> UnitGains:
     others = replace(gains, gain=np.ones_like(gains.gain))
-    gain = np.empty_like(gains.gain)
+    gain, weight = np.empty_like(gains.gain), np.empty_like(gains.gain_weight)
     for window in range(gain.shape[0]):
         chans = loaded.window_of_chan == window
         solution = _solve_all_integrations(loaded, model, others, chans, gains.gain[window])
-        gain[window] = _unit_mean_amplitude(solution)
-    return replace(gains, gain=gain)
+        gain[window], weight[window] = _unit_mean_amplitude(solution), solution.weight
+    return replace(gains, gain=gain, gain_weight=weight)
 
 
 def _solve_bandpass(
     loaded: LoadedUnit, model: NDArray[np.complexfloating], gains: UnitGains
 ) -> UnitGains:
     others = replace(gains, bandpass=np.ones_like(gains.bandpass))
-    bandpass = np.empty_like(gains.bandpass)
+    bandpass, weight = np.empty_like(gains.bandpass), np.empty_like(gains.bandpass_weight)
     for chan in range(bandpass.shape[0]):
         chans = np.arange(bandpass.shape[0]) == chan
         solution = _solve_all_integrations(loaded, model, others, chans, gains.bandpass[chan])
-        bandpass[chan] = _unit_mean_amplitude(solution)
-    return replace(gains, bandpass=bandpass)
+        bandpass[chan], weight[chan] = _unit_mean_amplitude(solution), solution.weight
+    return replace(gains, bandpass=bandpass, bandpass_weight=weight)
 
 
 def _solve_all_integrations(

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from batch_imaging.errors import DataError
 from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.progress import Progress
 from batch_imaging.io.fits_image import ImageHeader
@@ -17,15 +20,17 @@ from batch_imaging.io.gain_table_file import write_gain_table
 from batch_imaging.model.continuum import ContinuumModel
 from batch_imaging.model.gains import GainTable
 from batch_imaging.model.image import ImageGeometry
+from batch_imaging.model.visibility import stokes_i
 from batch_imaging.parameters import Imaging, Parameters
 from batch_imaging.pipelines.imaging import ImagingSetup, measure_density
 from batch_imaging.pipelines.joint import JointPhase, MajorCycle
 from batch_imaging.pipelines.units import (
     Observation,
     Unit,
+    load_unit,
     make_observation,
-    plan_units,
     survey,
+    window_units,
 )
 from batch_imaging.pipelines.windows import (
     UNIT_OF,
@@ -86,13 +91,19 @@ def run_ical(
         infos = list(bar.track(executor.map(survey, list(sets))))
     n_terms = ical.nmoment if ical.algorithm == "mmclean" else 1
     observation = make_observation(infos, n_terms)
-    n_terms = min(n_terms, len(observation.windows))
-    units = plan_units(observation, n_terms)
+    with progress.stage("ical: weights", len(observation.windows)) as bar:
+        units = [window_units(observation, window) for window in observation.windows]
+        window_weight = np.array(list(bar.track(executor.map(sum_weights, units))))
+    if not window_weight.any():
+        raise DataError(
+            f"{infos[0].path}: all samples of this and all other sets are flagged or without "
+            "weight: there is nothing to image"
+        )
     geometry = ImageGeometry(
         parameters.imaging.npixel, parameters.cell_rad, observation.infos[0].phase_centre
     )
     setup = _imaging_setup(parameters.imaging, geometry, units, executor, progress)
-    joint = JointPhase(ical, observation, units, setup, n_terms, executor, progress).run()
+    joint = JointPhase(ical, observation, window_weight, setup, n_terms, executor, progress).run()
     LOG.info("ICAL: %d major cycles; %s", len(joint.cycles), joint.stopped_because)
     context = joint.cycles[-1].context
     windows = image_windows(
@@ -100,7 +111,7 @@ def run_ical(
     )
     files = {f"{name}_cube": cube_path(folder, name) for name in UNIT_OF}
     files |= {name: image_path(folder, name) for name in (*UNIT_OF, "psf", "gains")}
-    gain_table = make_gain_table(observation, windows)
+    gain_table = make_gain_table(observation, windows, context)
     write_gain_table(files["gains"], gain_table)
     return IcalResult(
         observation,
@@ -123,9 +134,7 @@ def _refine(
     as many terms as there are windows, so that the continuum stays smooth between them.
     """
     good = [w for w in windows if w.beam is not None]
-    n_terms = min(model.terms_jy.shape[1] + 2, len(good) // 2)
-    if n_terms < 1:
-        return model
+    n_terms = max(1, min(model.terms_jy.shape[1] + 2, len(good) // 2))
     freq_hz = observation.freq_hz[[w.window.index for w in good]]
     return model.refined([w.correction for w in good], freq_hz, n_terms)
 
@@ -133,7 +142,7 @@ def _refine(
 def _imaging_setup(
     imaging: Imaging,
     geometry: ImageGeometry,
-    units: tuple[Unit, ...],
+    units: Sequence[tuple[Unit, ...]],
     executor: Executor,
     progress: Progress,
 ) -> ImagingSetup:
@@ -142,8 +151,14 @@ def _imaging_setup(
     )
     if imaging.weighting == "natural":
         return setup
-    with progress.stage("ical: weights", len(units)) as bar:
-        first, *others = bar.track(executor.map(measure_density, units, setup))
-    for density in others:
-        first += density
-    return replace(setup, density=first)
+    flat = [unit for of_window in units for unit in of_window]
+    density = np.zeros((geometry.npixel // 2 + 1, geometry.npixel))
+    with progress.stage("ical: uv density", len(flat)) as bar:
+        for part in bar.track(executor.map(measure_density, flat, setup)):
+            density += part
+    return replace(setup, density=density)
+
+
+def sum_weights(units: tuple[Unit, ...]) -> float:
+    """Return the sum of a window's Stokes I weights (a unit of work)."""
+    return sum(float(stokes_i(load_unit(unit).block)[1].sum(dtype=float)) for unit in units)

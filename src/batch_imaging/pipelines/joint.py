@@ -10,10 +10,15 @@ from numpy.typing import NDArray
 from batch_imaging.errors import DataError
 from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.progress import Progress
-from batch_imaging.kernels.deconvolution import CleanSettings, centre_components, deconvolve
+from batch_imaging.kernels.deconvolution import (
+    CleanSettings,
+    centre_components,
+    deconvolve,
+    weighted_mean,
+)
 from batch_imaging.kernels.noise import robust_noise
 from batch_imaging.model.continuum import ContinuumModel
-from batch_imaging.model.visibility import stokes_i
+from batch_imaging.model.visibility import Visibility, stokes_i
 from batch_imaging.parameters import Ical
 from batch_imaging.pipelines.calibration import UnitGains, apply_gains, calibrate_unit
 from batch_imaging.pipelines.imaging import (
@@ -23,7 +28,14 @@ from batch_imaging.pipelines.imaging import (
     invert,
     predict_model,
 )
-from batch_imaging.pipelines.units import LoadedUnit, Observation, Unit, load_unit
+from batch_imaging.pipelines.units import (
+    LoadedUnit,
+    Observation,
+    Unit,
+    group_windows,
+    load_unit,
+    plan_units,
+)
 
 LOG = logging.getLogger("batch_imaging")
 
@@ -32,6 +44,7 @@ AUTO_GAIN = 0.2
 AUTO_MAJOR_GAIN = 0.9
 FIRST_MAJOR_GAIN = 0.5  # while gains are unknown, only what stands far above their sidelobes
 AUTO_NITER = 5000
+DIVERGED = 1.1  # times the residual before
 CLEAN_BELOW = 0.95  # of the threshold: the exact residual ends a hair above the image-plane one
 CONTEXT_DELAY = {"T": 0, "G": 2, "B": 3}  # cycles after first_selfcal, as the original's controls
 
@@ -95,7 +108,11 @@ def residual_image(
 
 def invert_psf(unit: Unit, setup: ImagingSetup) -> WeightedImage:
     """Image a unit source at the phase centre as one unit samples it (a unit of work)."""
-    block = load_unit(unit).block
+    return psf_image(load_unit(unit).block, setup)
+
+
+def psf_image(block: Visibility, setup: ImagingSetup) -> WeightedImage:
+    """Image a unit source at the phase centre with the block's weights."""
     _, weight = stokes_i(block)
     return invert(block, np.ones(weight.shape, dtype=np.complex64), weight, setup)
 
@@ -107,32 +124,33 @@ class JointPhase:
         self,
         ical: Ical,
         observation: Observation,
-        units: tuple[Unit, ...],
+        window_weight: NDArray[np.float64],
         setup: ImagingSetup,
         n_terms: int,
         executor: Executor,
         progress: Progress,
     ) -> None:
         self._ical, self._rule = ical, ical.stopping
-        self._units, self._setup = units, setup.draft()
-        self._n_terms = n_terms
+        self._setup = setup.draft()
         self._executor, self._progress = executor, progress
-        members: dict[int, set[int]] = {}
-        for unit in units:
-            members.setdefault(unit.group, set()).update(w.index for w in unit.windows)
-        groups = [sorted(members[group]) for group in sorted(members)]
+        groups = group_windows(window_weight, n_terms)
+        self._n_terms = min(n_terms, len(groups))
+        self._units = plan_units(observation, groups)
         low_hz = observation.freq_hz - observation.chan_width_hz / 2
         high_hz = observation.freq_hz + observation.chan_width_hz / 2
-        self._freq_hz = np.array([observation.freq_hz[group].mean() for group in groups])
+        self._freq_hz = np.array(
+            [np.average(observation.freq_hz[g], weights=window_weight[g]) for g in groups]
+        )
         self._freq_range_hz = np.array([[low_hz[g].min(), high_hz[g].max()] for g in groups])
 
     def run(self) -> JointResult:
         """Run major cycles until a reason to stop is found."""
         ref_freq_hz = float(self._freq_hz.mean())
         model = ContinuumModel.empty(self._setup.geometry, self._n_terms, ref_freq_hz)
-        psf, plane_weight = self._make_psf()
+        previous = model
+        psf, weight = self._make_psf()
         data = str(self._units[0].windows[0].path)
-        beam = beam_of_psf(psf.mean(axis=0), self._setup, data)
+        beam = beam_of_psf(weighted_mean(psf, weight), self._setup, data)
         gains: list[UnitGains | None] = [None] * len(self._units)
         cycles: list[MajorCycle] = []
         while True:
@@ -146,7 +164,13 @@ class JointPhase:
                 gains = []
                 planes = self._sum_groups(_keeping_gains(bar.track(results), gains))
             residual = np.stack([plane.normalised() for plane in planes])
-            cycle = _measure(index, context, residual, len(model))
+            mean = weighted_mean(residual, weight)
+            cycle = _measure(index, context, mean, len(model))
+            if self._has_diverged(cycle, cycles):
+                reason = (
+                    "diverged: the last cycle raised the residual, so its components are not used"
+                )
+                return JointResult(previous, (*cycles, cycle), reason)
             if reason := self._reason_to_stop(cycle, cycles):
                 return JointResult(model, (*cycles, cycle), reason)
             with self._progress.stage(f"ical: minor cycle {index}"):
@@ -155,16 +179,21 @@ class JointPhase:
                     residual,
                     psf,
                     self._freq_range_hz,
-                    plane_weight,
+                    weight,
                     self._setup.geometry.cell_rad,
                     beam.bmaj_rad,
                     self._clean_settings(cycle),
                     self._executor.native_threads * self._executor.n_workers,
                 )
             components = cleaned.components
+            if not np.isfinite(components).all():
+                raise DataError(
+                    f"{data}: deconvolution in major cycle {index} gave values that are not "
+                    "finite; try a lower ical.gain or ical.nmoment = 1"
+                )
             if self._before_selfcal(cycle):
-                components = centre_components(components, residual.mean(axis=0))
-            model = model.plus(components, self._freq_hz)
+                components = centre_components(components, mean)
+            previous, model = model, model.plus(components, self._freq_hz)
             cycles.append(replace(cycle, iterations=cleaned.iterations, components=len(model)))
             LOG.debug("%s", cycles[-1])
 
@@ -180,12 +209,8 @@ class JointPhase:
         with self._progress.stage("ical: psf", len(self._units)) as bar:
             images = bar.track(self._executor.map(invert_psf, self._units, self._setup))
             planes = self._sum_groups(images)
-        weights = np.array([plane.weight for plane in planes])
-        if not weights.any():
-            raise DataError("all samples of all Measurement Sets are flagged: nothing to image")
-        psf = np.stack([plane.normalised() for plane in planes])
-        psf[weights == 0] = psf[int(np.argmax(weights))]  # any: those residuals are zero
-        return psf, weights
+        weight = np.array([plane.weight for plane in planes])
+        return np.stack([plane.normalised() for plane in planes]), weight
 
     def _sum_groups(self, images: Iterable[WeightedImage]) -> list[WeightedImage]:
         """Sum the units' images, as they come and in their order, into one for each group."""
@@ -193,6 +218,13 @@ class JointPhase:
         for unit, image in zip(self._units, images, strict=True):
             sums[unit.group] = sums[unit.group] + image if unit.group in sums else image
         return [sums[group] for group in sorted(sums)]
+
+    def _has_diverged(self, cycle: MajorCycle, before: list[MajorCycle]) -> bool:
+        return (
+            bool(before)
+            and before[-1].context == cycle.context
+            and _left(cycle, before[-1]) > DIVERGED
+        )
 
     def _reason_to_stop(self, cycle: MajorCycle, before: list[MajorCycle]) -> str:
         rule = self._rule
@@ -202,10 +234,8 @@ class JointPhase:
         if started and before:
             if cycle.peak_jy <= _threshold_jy(rule.threshold_jy, cycle.noise_jy):
                 return f"the residual peak {cycle.peak_jy:.4g} Jy/beam is below the threshold"
-            last = before[-1]
-            same_gains = last.context == cycle.context or not cycle.context
-            left = min(cycle.rms_jy / last.rms_jy, cycle.peak_jy / last.peak_jy)
-            if same_gains and 1 - left < rule.convergence:
+            left = _left(cycle, before[-1])
+            if before[-1].context == cycle.context and 1 - left < rule.convergence:
                 return (
                     f"converged: after the last cycle {100 * left:.0f} % of the residual was left, "
                     f"peak {cycle.peak_jy:.4g}, rms {cycle.rms_jy:.4g} Jy/beam"
@@ -255,10 +285,12 @@ def _threshold_jy(threshold_jy: float | None, noise_jy: float) -> float:
     return AUTO_THRESHOLD_SIGMA * noise_jy if threshold_jy is None else threshold_jy
 
 
-def _measure(
-    index: int, context: str, residual: NDArray[np.float32], components: int
-) -> MajorCycle:
-    mean = residual.mean(axis=0)
+def _left(cycle: MajorCycle, before: MajorCycle) -> float:
+    """Return the part of the residual that a cycle left, by its peak or its rms."""
+    return min(cycle.rms_jy / before.rms_jy, cycle.peak_jy / before.peak_jy)
+
+
+def _measure(index: int, context: str, mean: NDArray[np.float32], components: int) -> MajorCycle:
     return MajorCycle(
         index,
         context,

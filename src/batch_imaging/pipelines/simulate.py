@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from batch_imaging.errors import DataError
 from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.progress import Progress
-from batch_imaging.io.catalogue import read_catalogue, write_catalogue
+from batch_imaging.io.catalogue import write_catalogue
 from batch_imaging.io.gain_table_file import write_gain_table
 from batch_imaging.io.measurement_set import write_measurement_set
+from batch_imaging.io.sky_input import load_sky
 from batch_imaging.io.station_file import load_stations
 from batch_imaging.kernels.components import BaselineFactors, predict_gaussian, predict_points
 from batch_imaging.kernels.gains import baseline_gains
@@ -20,7 +20,6 @@ from batch_imaging.model.beam import station_power_beam
 from batch_imaging.model.direction import lmn_from_radec
 from batch_imaging.model.gains import GainTable
 from batch_imaging.model.geometry import GeodeticPosition, station_uvw_m, times_for_hour_angles
-from batch_imaging.model.population import draw_population
 from batch_imaging.model.sky import SkyModel, TabulatedSpectrum
 from batch_imaging.model.stations import StationLayout
 from batch_imaging.model.visibility import Visibility
@@ -61,34 +60,6 @@ class SimulationResult:
     apparent: SkyModel
     gains: GainTable
     files: dict[str, Path]
-
-
-def load_sky(parameters: Parameters) -> SkyModel:
-    """Return the sky's components within the image, or of the whole catalogue."""
-    simulation, freq_hz = parameters.simulation, float(parameters.freq_hz.mean())
-    half_field = parameters.cell_rad * parameters.imaging.npixel / 2
-    if simulation.sky == "generated":
-        return draw_population(
-            centre=parameters.phase_centre,
-            field_rad=half_field,
-            flux_limit_jy=simulation.flux_limit,
-            ref_freq_hz=freq_hz,
-            seed=simulation.seed,
-        )
-    catalogue = read_catalogue(
-        Path(simulation.sky), flux_limit_jy=simulation.flux_limit, ref_freq_hz=freq_hz
-    )
-    _, _, n_minus_1 = lmn_from_radec(catalogue.ra_rad, catalogue.dec_rad, parameters.phase_centre)
-    above = SkyModel(
-        tuple(c for c, n in zip(catalogue.components, n_minus_1, strict=True) if n > -1)
-    )
-    if not above.components:
-        raise DataError(
-            f"{simulation.sky}: no source above simulation.flux_limit = "
-            f"{simulation.flux_limit:g} Jy within 90° of the phase centre; "
-            "lower the limit or move the phase centre"
-        )
-    return above
 
 
 def make_field(parameters: Parameters) -> SimulatedField:

@@ -4,11 +4,13 @@ The continuum is ICAL's model, a smooth polynomial in frequency, predicted at th
 frequency; a line is narrower than that and stays. Gains are those ICAL ended with.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from batch_imaging.errors import DataError
 from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.progress import Progress
 from batch_imaging.io.fits_image import FitsCubeWriter, ImageHeader, write_plane
@@ -27,18 +29,21 @@ from batch_imaging.pipelines.imaging import (
 )
 from batch_imaging.pipelines.units import Unit, load_unit
 
-PSF_PATCH_NPIXEL = 256  # of the psf, enough to fit the beam
+LOG = logging.getLogger("batch_imaging")
+
+BEAM_PATCH_NPIXEL = 256  # of the psf, enough to fit the beam
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelOutcome:
-    """One channel's result; the beam is None and the numbers NaN if it holds no data."""
+    """One channel's result; without a beam it is blank, and ``problem`` says why."""
 
     freq_hz: float
     chan_width_hz: float
     beam: RestoringBeam | None
     peak_jy: float
     rms_jy: float
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,9 @@ def run_spectral(
                 executor.map(image_channel, tasks, ical.model, ical.setup, tuple(files.values()))
             )
         )
+        for channel in channels:
+            if channel.problem:
+                LOG.warning("%s; its planes are blank", channel.problem)
         beams = tuple(channel.beam for channel in channels)
         rms = np.array([channel.rms_jy for channel in channels])
         line.finish(beams, rms=rms)
@@ -121,7 +129,8 @@ def image_channel(
 ) -> ChannelOutcome:
     """Subtract the continuum from one channel, image it, write its planes (a unit of work)."""
     geometry = setup.geometry
-    patch = setup.patch(PSF_PATCH_NPIXEL)
+    patch = setup.patch(BEAM_PATCH_NPIXEL)
+    data = f"{task.units[0].windows[0].path} at {task.freq_hz:.0f} Hz"
     line: WeightedImage | None = None
     psf: WeightedImage | None = None
     for unit, gains in zip(task.units, task.gains, strict=True):
@@ -132,12 +141,14 @@ def image_channel(
         psf_part = invert(corrected, np.ones_like(vis), weight, patch)
         line = part if line is None else line + part
         psf = psf_part if psf is None else psf + psf_part
-    if line is None or psf is None or psf.weight == 0:
-        nan = float("nan")
-        return ChannelOutcome(task.freq_hz, task.chan_width_hz, None, nan, nan)
+    try:
+        if line is None or psf is None or psf.weight == 0:
+            raise DataError(f"{data}: all samples are flagged or without weight")
+        beam = beam_of_psf(psf.normalised(), setup, data)
+    except DataError as error:  # one bad channel must not end the others; its planes stay NaN
+        nan, problem = float("nan"), str(error)
+        return ChannelOutcome(task.freq_hz, task.chan_width_hz, None, nan, nan, problem)
     residual = line.normalised()
-    data = f"{task.units[0].windows[0].path} at {task.freq_hz:.0f} Hz"
-    beam = beam_of_psf(psf.normalised(), setup, data)
     continuum = convolve_with_beam(model.plane(task.freq_hz), beam, geometry.cell_rad)
     restored = residual + continuum
     for path, plane in zip(cubes, (residual, restored), strict=True):

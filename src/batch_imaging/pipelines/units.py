@@ -20,6 +20,8 @@ from batch_imaging.kernels.components import BaselineFactors, factor_baselines
 from batch_imaging.model.beam import SPEED_OF_LIGHT_M_S
 from batch_imaging.model.visibility import Visibility
 
+POOR_GROUP_SHARE = 0.2  # of an equal share of the data
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -135,11 +137,15 @@ def make_observation(infos: Sequence[MeasurementSetInfo], min_windows: int = 1) 
     ]
     runs.sort(key=lambda run: float(run[0].freq_hz[slice(*run[1])].mean()))
     freq_hz = np.array([info.freq_hz[slice(*run)].mean() for info, run in runs])
-    if (np.diff(freq_hz) <= 0).any():
-        twice, _ = runs[int(np.argmin(np.diff(freq_hz))) + 1]
-        raise DataError(
-            f"{twice.path}: stands at the same frequency as another set; name each set once"
-        )
+    last_hz = -np.inf
+    for info, run in runs:
+        channels_hz = np.sort(info.freq_hz[slice(*run)])
+        if channels_hz[0] <= last_hz:
+            raise DataError(
+                f"{info.path}: has channels at the frequencies of another set; name each set once, "
+                "or image the sets apart"
+            )
+        last_hz = channels_hz[-1]
     return Observation(
         infos=tuple(info for info, _ in runs),
         windows=tuple(Window(index, info.path, run) for index, (info, run) in enumerate(runs)),
@@ -154,18 +160,34 @@ def _runs_of_channels(info: MeasurementSetInfo, parts: int) -> Iterator[tuple[in
     yield from itertools.pairwise(cuts)
 
 
-def plan_units(observation: Observation, n_groups: int) -> tuple[Unit, ...]:
+def group_windows(window_weight: NDArray[np.float64], n_groups: int) -> list[list[int]]:
+    """Deal windows to neighbourhoods in frequency that hold about as much data each.
+
+    Fewer groups than ``n_groups`` come back where one would hold next to nothing: its flux would be
+    noise and a spectrum fitted through it too. Windows without data are in none.
+    """
+    total = window_weight.sum()
+    middle = (np.cumsum(window_weight) - window_weight / 2) / total
+    good = np.flatnonzero(window_weight > 0)
+    for n in range(min(n_groups, len(good)), 1, -1):
+        group = np.minimum((n * middle[good]).astype(int), n - 1)
+        shares = np.bincount(group, window_weight[good], n) / total
+        if shares.min() >= POOR_GROUP_SHARE / n:
+            return [good[group == g].tolist() for g in range(n)]
+    return [good.tolist()]
+
+
+def plan_units(observation: Observation, groups: Sequence[Sequence[int]]) -> tuple[Unit, ...]:
     """Cut the data into units for joint imaging, independent of the number of workers.
 
-    Windows are dealt to ``n_groups`` neighbourhoods in frequency. Within one, sets with the same
-    rows are stacked, because one gridding call of many channels costs a fraction of many calls;
-    then integrations are cut so that no unit is larger than UNIT_BYTES.
+    ``groups`` are the indices of the windows of each plane of the joint deconvolution. Within one,
+    sets with the same rows are stacked, because one gridding call of many channels costs a fraction
+    of many calls; then integrations are cut so that no unit is larger than UNIT_BYTES.
     """
     units: list[Unit] = []
-    bounds = np.linspace(0, len(observation.windows), n_groups + 1).round().astype(int)
-    for group, (begin, end) in enumerate(itertools.pairwise(bounds)):
+    for group, members in enumerate(groups):
         stack: list[int] = []
-        for index in range(begin, end):
+        for index in members:
             if stack and not _stackable(observation, stack, index):
                 units += _cut_in_time(observation, stack, group)
                 stack = []

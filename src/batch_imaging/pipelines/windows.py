@@ -1,6 +1,9 @@
 """The last phase of ICAL: every window finished on its own, its planes written, its gains kept."""
 
-from collections.abc import Iterable, Sequence
+import functools
+import logging
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from batch_imaging.errors import DataError
 from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.progress import Progress
 from batch_imaging.io.fits_image import FitsCubeWriter, ImageHeader, write_fits_image, write_plane
@@ -19,7 +23,12 @@ from batch_imaging.model.beam import RestoringBeam
 from batch_imaging.model.continuum import ContinuumModel
 from batch_imaging.model.gains import GainTable
 from batch_imaging.parameters import Ical
-from batch_imaging.pipelines.calibration import UnitGains, calibrate_unit, integration_rows
+from batch_imaging.pipelines.calibration import (
+    UnitGains,
+    apply_gains,
+    calibrate_unit,
+    integration_rows,
+)
 from batch_imaging.pipelines.imaging import (
     ImagingSetup,
     WeightedImage,
@@ -30,11 +39,10 @@ from batch_imaging.pipelines.imaging import (
 from batch_imaging.pipelines.joint import (
     AUTO_THRESHOLD_SIGMA,
     clean_settings,
-    invert_psf,
+    psf_image,
     residual_image,
 )
 from batch_imaging.pipelines.units import (
-    LoadedUnit,
     Observation,
     Unit,
     Window,
@@ -42,6 +50,9 @@ from batch_imaging.pipelines.units import (
     window_units,
 )
 
+LOG = logging.getLogger("batch_imaging")
+
+GAIN_ROUNDS = 6  # alternations of T, G and B, where more than one is solved
 PSF_PATCH_NPIXEL = 512  # of a window's psf: beyond it sidelobes of what is left are in the noise
 WINDOW_MAJOR_GAIN = 0.97  # what is left is faint and shallow: one call may go nearly all the way
 UNIT_OF: dict[str, Literal["Jy/beam", "Jy/pixel"]] = {
@@ -57,7 +68,7 @@ class WindowOutcome:
 
     Attributes
     ----------
-    beam: None if the window holds no data.
+    beam: None if the window could not be imaged; ``problem`` says why, and its planes are NaN.
     peak_jy: of the restored image; rms_jy: of the residual; weight: sum of imaging weights.
     correction: what the window's own cleaning added to the joint model.
     units, gains: the window's data and the gains they ended with.
@@ -73,6 +84,7 @@ class WindowOutcome:
     units: tuple[Unit, ...]
     gains: tuple[UnitGains, ...]
     times_mjd_s: NDArray[np.float64]
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +153,11 @@ def image_windows(
         chan_width_hz=observation.chan_width_hz[[middle]],
     )
     settings = clean_settings(ical, 1, 0.0, first=False)
+    if ical.stopping.fractional_threshold is None:
+        settings = replace(settings, major_gain=WINDOW_MAJOR_GAIN)
     work = _WindowWork(
         context,
-        replace(settings, major_gain=WINDOW_MAJOR_GAIN),
+        settings,
         AUTO_THRESHOLD_SIGMA if ical.stopping.threshold_jy is None else 0.0,
         folder,
     )
@@ -164,6 +178,7 @@ def image_windows(
         }
         bar = stack.enter_context(progress.stage("ical: windows", len(tasks)))
         outcomes = tuple(bar.track(executor.map(image_window, tasks, model, setup, work)))
+        _report_problems(outcomes)
         beams = tuple(outcome.beam for outcome in outcomes)
         rms = np.array([outcome.rms_jy for outcome in outcomes])
         peak = np.array([outcome.peak_jy for outcome in outcomes])
@@ -173,25 +188,41 @@ def image_windows(
     return outcomes
 
 
+def _report_problems(outcomes: Sequence[WindowOutcome]) -> None:
+    """Warn of windows that could not be imaged; raise DataError if none could."""
+    problems = [outcome.problem for outcome in outcomes if outcome.problem]
+    if len(problems) == len(outcomes):
+        raise DataError(problems[0])
+    for problem in problems:
+        LOG.warning("%s; its planes are blank", problem)
+
+
 def image_window(
     task: _WindowTask, model: ContinuumModel, setup: ImagingSetup, work: _WindowWork
 ) -> WindowOutcome:
     """Finish one window: clean its own residual, calibrate, write its planes (a unit of work)."""
-    loaded = [load_unit(unit) for unit in task.units]
-    times = np.concatenate([_times(item) for item in loaded])
-    gains = [UnitGains.ones(item) for item in loaded]
+    cell_rad = setup.geometry.cell_rad
     correction = ContinuumModel.empty(setup.geometry, 1, model.ref_freq_hz)
+    first_block = load_unit(task.units[0]).block
+    freq_hz = float(first_block.freq_hz.mean())
+    times = np.concatenate([_times(unit) for unit in task.units])
+    start = tuple(UnitGains.ones(load_unit(unit)) for unit in task.units)
+    residual, gains = _window_residual(task.units, start, model, setup.draft(), work.context)
     psf_setup = setup if task.header else setup.draft().patch(PSF_PATCH_NPIXEL)
-    psf_sum = _sum(invert_psf(unit, psf_setup) for unit in task.units)
-    if psf_sum.weight == 0:  # the planes stay NaN, as they are
-        nan = float("nan")
+    psf_sum = _sum(
+        psf_image(apply_gains(load_unit(unit), g), psf_setup)
+        for unit, g in zip(task.units, gains, strict=True)
+    )
+    try:
+        if psf_sum.weight == 0:
+            raise DataError(f"{task.window.path}: all samples are flagged or without weight")
+        psf = psf_sum.normalised()
+        beam = beam_of_psf(psf, setup, str(task.window.path))
+    except DataError as error:  # one bad window must not end the others; its planes stay NaN
+        nan, problem = float("nan"), str(error)
         return WindowOutcome(
-            task.window, None, nan, nan, 0.0, correction, task.units, tuple(gains), times
+            task.window, None, nan, nan, 0.0, correction, task.units, gains, times, problem
         )
-    psf, cell_rad = psf_sum.normalised(), setup.geometry.cell_rad
-    beam = beam_of_psf(psf, setup, str(task.window.path))
-    freq_hz = float(loaded[0].block.freq_hz.mean())
-    residual, gains = _window_residual(loaded, gains, model, setup.draft(), work.context)
     threshold_jy = max(work.settings.threshold_jy, work.threshold_sigma * robust_noise(residual))
     if np.abs(residual).max() > threshold_jy:
         cleaned = deconvolve(
@@ -206,7 +237,7 @@ def image_window(
         )
         correction = correction.plus(cleaned.components, np.array([freq_hz]))
         model = model.plus(cleaned.components, np.array([freq_hz]))
-    residual, gains = _window_residual(loaded, gains, model, setup, work.context)
+    residual, gains = _window_residual(task.units, gains, model, setup, work.context)
     deconvolved = model.plane(freq_hz)
     restored = residual + convolve_with_beam(deconvolved, beam, cell_rad)
     _write_window(task, _WindowImages(deconvolved, residual, restored), psf, beam, setup, work)
@@ -218,36 +249,37 @@ def image_window(
         psf_sum.weight,
         correction,
         task.units,
-        tuple(gains),
+        gains,
         times,
     )
 
 
 def _window_residual(
-    loaded: list[LoadedUnit],
-    gains: list[UnitGains],
+    units: tuple[Unit, ...],
+    gains: tuple[UnitGains, ...],
     model: ContinuumModel,
     setup: ImagingSetup,
     context: str,
-) -> tuple[NDArray[np.float32], list[UnitGains]]:
-    """Solve the gains against the model and image what is left."""
-    images, solved = [], []
-    for item, start in zip(loaded, gains, strict=True):
-        expected = predict_model(item, model, setup)
-        solved.append(calibrate_unit(item, expected, start, context))
-        images.append(residual_image(item, solved[-1], expected, setup))
-    return _sum(images).normalised(), solved
+) -> tuple[NDArray[np.float32], tuple[UnitGains, ...]]:
+    """Solve the gains against the model and image what is left, unit by unit."""
+    solved: list[UnitGains] = []
+
+    def residuals() -> Iterator[WeightedImage]:
+        for unit, start in zip(units, gains, strict=True):
+            loaded = load_unit(unit)
+            expected = predict_model(loaded, model, setup)
+            solved.append(calibrate_unit(loaded, expected, start, context, GAIN_ROUNDS))
+            yield residual_image(loaded, solved[-1], expected, setup)
+
+    return _sum(residuals()).normalised(), tuple(solved)
 
 
 def _sum(images: Iterable[WeightedImage]) -> WeightedImage:
-    first, *others = images
-    for image in others:
-        first += image
-    return first
+    return functools.reduce(operator.add, images)
 
 
-def _times(loaded: LoadedUnit) -> NDArray[np.float64]:
-    block = loaded.block
+def _times(unit: Unit) -> NDArray[np.float64]:
+    block = load_unit(unit).block
     return np.array([block.time_mjd_s[rows.start] for rows in integration_rows(block)])
 
 
@@ -274,38 +306,47 @@ def _write_window(
         write_fits_image(image_path(work.folder, name), plane, setup.geometry, header)
 
 
-def make_gain_table(observation: Observation, windows: Sequence[WindowOutcome]) -> GainTable:
+def make_gain_table(
+    observation: Observation, windows: Sequence[WindowOutcome], context: str
+) -> GainTable:
     """Put the windows' gains together, T·G·B for every integration, as they apply to DATA.
 
     DATA holds the conjugates of our visibilities (docs/conventions.md), so gains are conjugated.
-    The chan axis is that of the windows, or of all channels once a bandpass was solved; corr is
-    ("I",) while one phase holds for all correlations.
+    The chan axis is that of the windows, or of all channels if B was solved; corr is ("I",) if only
+    T was. A weight is the smallest of the letters that were solved, zero where one found no data.
     """
     first = observation.infos[0]
     gain, weight, freq_hz = [], [], []
-    phase_only = all(g.phase_only for w in windows for g in w.gains)
-    bandpass = any((g.bandpass != 1).any() for w in windows for g in w.gains)
     for outcome, info in zip(windows, observation.infos, strict=True):
-        chans = slice(*outcome.window.channels) if bandpass else slice(None)
-        per_time, per_time_weight = [], []
-        for g in outcome.gains:
-            slow = (g.gain * g.bandpass) if bandpass else g.gain  # (chan, corr, station)
-            slow = slow[:1, :1] if phase_only else slow
-            full = g.phase[:, 0, np.newaxis, np.newaxis, :] * slow[np.newaxis]
-            per_time.append(full.transpose(0, 3, 1, 2).conj())
-            spread = np.ones((1, 1, *slow.shape[:2]))
-            per_time_weight.append(g.phase_weight[:, 0, :, np.newaxis, np.newaxis] * spread)
-        gain.append(np.concatenate(per_time))
-        weight.append(np.concatenate(per_time_weight))
-        freq_hz.append(
-            info.freq_hz[chans] if bandpass else [observation.freq_hz[outcome.window.index]]
-        )
+        tables = [_full_gains(g, context) for g in outcome.gains]
+        gain.append(np.concatenate([table for table, _ in tables]))
+        weight.append(np.concatenate([weights for _, weights in tables]))
+        own_hz = observation.freq_hz[[outcome.window.index]]
+        freq_hz.append(info.freq_hz[slice(*outcome.window.channels)] if "B" in context else own_hz)
     return GainTable(
-        np.concatenate(gain, axis=2),
+        np.concatenate(gain, axis=2).conj(),
         np.concatenate(weight, axis=2),
         windows[0].times_mjd_s,
         np.full(len(windows[0].times_mjd_s), first.integration_s),
         np.concatenate(freq_hz),
-        ("I",) if phase_only else first.corr,
+        first.corr if set(context) & {"G", "B"} else ("I",),
         first.stations.names,
     )
+
+
+def _full_gains(
+    gains: UnitGains, context: str
+) -> tuple[NDArray[np.complex128], NDArray[np.float64]]:
+    """Return T·G·B of one unit of one window and their weights, (time, station, chan, corr)."""
+    phase, phase_weight = gains.phase[:, 0, :, np.newaxis, np.newaxis], gains.phase_weight[:, 0]
+    product, weights = phase, np.full(phase.shape, np.inf if context else 0.0)
+    if "T" in context:
+        weights = np.minimum(weights, phase_weight[..., np.newaxis, np.newaxis])
+    for letter, values, weight in (
+        ("G", gains.gain, gains.gain_weight),
+        ("B", gains.bandpass, gains.bandpass_weight),
+    ):
+        if letter in context:
+            product = product * values.transpose(2, 0, 1)
+            weights = np.minimum(weights, weight.transpose(2, 0, 1))
+    return product, np.broadcast_to(weights, product.shape)

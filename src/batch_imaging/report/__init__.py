@@ -52,13 +52,9 @@ def write_report(run: RunRecord) -> Path:
 
 
 def _products(run: RunRecord) -> list[Path]:
-    """Return the products that are there, as a run that failed names none."""
-    begin_s = run.started.timestamp()
-    images = sorted(run.buffers.img.glob("ska_pipeline_*.fits"))
-    if run.error:  # what an earlier run left in the same folder is not this one's
-        images = [path for path in images if path.stat().st_mtime >= begin_s]
-    truth = run.result.simulation.files.values() if run.result.simulation else ()
-    return [*images, *truth]
+    """Return what this run made; an earlier one may have left more in the same folders."""
+    made = (run.result.ical, run.result.spectral, run.result.simulation)
+    return [path for result in made if result for path in result.files.values()]
 
 
 def _write(path: Path, content: bytes) -> None:

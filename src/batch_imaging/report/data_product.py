@@ -107,7 +107,6 @@ def complete_products(
     for path, description in expected_files(run.parameters).items():
         mark = marks.get((folder / path).resolve())
         if mark is None:
-            # A run that fails does so before it reports; then what was written is what counts.
             files.append(ProductFile(path, description, "failure"))
             continue
         size_kb = -(-mark.size_bytes // 1000)

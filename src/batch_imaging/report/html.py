@@ -103,7 +103,7 @@ def _headlines(run: RunRecord, quality: RunQuality) -> Iterable[Headline]:
         yield from _image_headlines(quality)
     if quality.phase:
         yield Headline(
-            f"{1e3 * quality.phase.rms_rad:.3g}",
+            significant(1e3 * quality.phase.rms_rad, 3),
             "mrad",
             "station phase error, rms",
             "common phase and shift removed",
@@ -113,7 +113,7 @@ def _headlines(run: RunRecord, quality: RunQuality) -> Iterable[Headline]:
         missing = sum(not math.isfinite(value) for value in off)
         worst = max((value for value in off if math.isfinite(value)), default=math.nan)
         yield Headline(
-            f"{100 * worst:.2g}",
+            significant(100 * worst, 2),
             "%",
             f"flux error, worst of {len(fits)}",
             f"{missing} of them not found" if missing else "restored against true",
@@ -136,7 +136,7 @@ def _image_headlines(quality: RunQuality) -> Iterable[Headline]:
         f"windows: {thousands(min(ranges))} to {thousands(max(ranges))}" if ranges else "",
     )
     expected = (
-        f"{plane.rms_jy / plane.theory_jy:.2f} × thermal noise"
+        f"{fixed(plane.rms_jy / plane.theory_jy, 2)} × thermal noise"
         if plane.theory_jy
         else f"robust: {' '.join(brightness(plane.noise_jy))}"
     )

@@ -45,12 +45,15 @@ def draw_pictures(run: RunRecord, quality: RunQuality) -> Iterator[Picture]:
         quicklook.draw_channels(quality.windows, quality.channels),
         wide=True,
     )
-    if quality.sources and all(quality.sources) and len(quality.windows) > 1:
-        freq_hz = np.array([window.freq_hz for window in quality.windows])
+    measured = [index for index, fits in enumerate(quality.sources) if fits]
+    if len(measured) > 1:
         yield Picture(
             "spectra",
             "Apparent spectra of the brightest sources, fitted in every window's restored image.",
-            quicklook.draw_spectra(freq_hz, quality.sources),
+            quicklook.draw_spectra(
+                np.array([quality.windows[index].freq_hz for index in measured]),
+                [quality.sources[index] for index in measured],
+            ),
             wide=True,
         )
     if quality.channels and plane.beam is not None:

@@ -62,15 +62,12 @@ def draw_restored(
     noise get no circle.
     """
     figure, axes = _sky_figure(geometry, title)
-    peak = float(np.nanmax(plane))
-    noise = noise_jy if noise_jy > 0 else 1e-5 * peak or 1.0
-    norm = AsinhNorm(3 * noise, vmin=-5 * noise, vmax=max(peak, 10 * noise))
+    norm, ticks = _stretch(plane, noise_jy)
     image = axes.imshow(plane, origin="lower", cmap="gray_r", norm=norm, interpolation="nearest")
-    bar = _colour_bar(figure, axes, image, "Jy/beam")
-    bar.set_ticks(_decades(noise, peak))
+    _colour_bar(figure, axes, image, "Jy/beam").set_ticks(ticks)
     if sky is not None and len(sky):
         rows, columns = geometry.pixel_of(sky.ra_rad, sky.dec_rad)
-        shown = sky.flux_jy([freq_hz])[:, 0] > MARKED_ABOVE_SIGMA * noise
+        shown = sky.flux_jy([freq_hz])[:, 0] > MARKED_ABOVE_SIGMA * noise_jy
         axes.scatter(
             columns[shown],
             rows[shown],
@@ -97,7 +94,7 @@ def draw_residual(
 ) -> bytes:
     """Draw a residual image, linear within ten times the noise."""
     figure, axes = _sky_figure(geometry, title)
-    limit = 10 * noise_jy if noise_jy > 0 else float(np.nanmax(np.abs(plane))) or 1.0
+    limit = 10 * noise_jy if noise_jy > 0 else _peak(np.abs(plane)) or 1.0
     power = 3 * int(np.floor(np.log10(limit) / 3))
     unit = {0: "Jy/beam", -3: "mJy/beam", -6: "µJy/beam"}.get(power, f"10$^{{{power}}}$ Jy/beam")
     scale = 10.0**-power
@@ -156,8 +153,7 @@ def draw_cut(cut: Plane, freq_hz: Floats, offset_rad: Floats, noise_jy: float, t
     """Draw a cut (chan, column) of a cube: frequency against right ascension."""
     figure = Figure(figsize=(8.2, 3.4), dpi=DPI)
     axes = figure.add_axes((0.09, 0.16, 0.79, 0.73))
-    peak = float(np.nanmax(cut)) if np.isfinite(cut).any() else 1.0
-    noise = noise_jy if noise_jy > 0 else 1e-5 * peak
+    norm, ticks = _stretch(cut, noise_jy)
     east_arcmin, freq_mhz = np.rad2deg(offset_rad) * 60, freq_hz / 1e6
     step = np.diff(freq_mhz).mean() if len(freq_mhz) > 1 else 1.0
     half = abs(east_arcmin[1] - east_arcmin[0]) / 2
@@ -166,7 +162,7 @@ def draw_cut(cut: Plane, freq_hz: Floats, offset_rad: Floats, noise_jy: float, t
         origin="lower",
         aspect="auto",
         cmap="gray_r",
-        norm=AsinhNorm(3 * noise, vmin=-5 * noise, vmax=max(peak, 10 * noise)),
+        norm=norm,
         extent=(
             east_arcmin[0] + half,
             east_arcmin[-1] - half,
@@ -175,8 +171,7 @@ def draw_cut(cut: Plane, freq_hz: Floats, offset_rad: Floats, noise_jy: float, t
         ),
         interpolation="nearest",
     )
-    bar = _colour_bar(figure, axes, image, "Jy/beam")
-    bar.set_ticks(_decades(noise, peak))
+    _colour_bar(figure, axes, image, "Jy/beam").set_ticks(ticks)
     axes.set(xlabel="offset to the east / arcmin", ylabel="frequency / MHz")
     axes.set_title(title, fontsize=10, loc="left")
     return _png(figure)
@@ -413,11 +408,23 @@ def _colour_bar(figure: Figure, axes: Axes, image: AxesImage, label: str, extend
     return bar
 
 
-def _decades(noise: float, peak: float) -> list[float]:
-    """Return ticks for an asinh stretch: zero, and powers of ten from the noise to the peak."""
+def _stretch(plane: Plane, noise_jy: float) -> tuple[AsinhNorm, list[float]]:
+    """Return a stretch linear within three times the noise, and ticks from there to the peak.
+
+    An empty sky without noise has neither, a plane without data no pixels: both get some scale.
+    """
+    peak = _peak(plane)
+    noise = noise_jy if noise_jy > 0 else 1e-5 * peak or 1.0
     first, last = int(np.ceil(np.log10(noise) + 0.7)), int(np.floor(np.log10(max(peak, noise))))
     ticks = [0.0, *(10.0**power for power in range(first, last + 1))]
-    return [*ticks, peak] if peak > 2 * ticks[-1] else ticks
+    if peak > 2 * ticks[-1]:
+        ticks.append(peak)
+    return AsinhNorm(3 * noise, vmin=-5 * noise, vmax=max(peak, 10 * noise)), ticks
+
+
+def _peak(plane: Plane) -> float:
+    """Return the highest finite pixel; zero if none is positive."""
+    return float(np.max(plane, where=np.isfinite(plane), initial=0.0))
 
 
 def _stack(size: tuple[float, float], heights: tuple[float, ...]) -> tuple[Figure, list[Axes]]:
@@ -460,7 +467,7 @@ def _log_scale(axes: Axes) -> None:
 def _plain_log(axes: Axes) -> None:
     """Label a logarithmic axis with plain numbers, in between decades too if it spans but few."""
     low, high = axes.get_ylim()
-    few = high / low < 30
+    few = low > 0 and high < 30 * low
     axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.yaxis.set_minor_formatter(
         FuncFormatter(lambda x, _: f"{x:g}" if few and f"{x:e}"[0] in "235" else "")

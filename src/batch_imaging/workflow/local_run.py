@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +11,10 @@ from pathlib import Path
 from batch_imaging.errors import ProductError, ResourceError
 from batch_imaging.execution.engines import EngineName, open_executor
 from batch_imaging.execution.executor import peak_rss_bytes
-from batch_imaging.execution.memory import available_memory_bytes
-from batch_imaging.execution.plan import Plan, make_plan
+from batch_imaging.execution.memory import shown_bytes
+from batch_imaging.execution.plan import Plan, make_plan, plan_imaging
 from batch_imaging.execution.progress import Progress
+from batch_imaging.io.measurement_set import describe_measurement_set
 from batch_imaging.parameters import Parameters
 from batch_imaging.pipelines.batch import BatchResult, Buffers, RunIdentity, run_pipelines
 from batch_imaging.report import RunRecord, declare_products, write_report
@@ -27,7 +28,12 @@ LOCAL_PB_ID = "pb-local"
 
 @dataclass(frozen=True, slots=True)
 class LocalRun:
-    """A finished run: where its data, its images and its report are."""
+    """A finished run: where its data, its images and its report are.
+
+    Attributes
+    ----------
+    products: in the order they were made; Measurement Sets and truth of a simulation first.
+    """
 
     buffers: Buffers
     products: tuple[Path, ...]
@@ -52,16 +58,21 @@ def run_locally(
     BatchImagingError: of any kind; a report of what was reached is written all the same.
     """
     parameters = parameters.with_buffers(LOCAL_PB_ID)
-    plan = None if sets else make_plan(parameters)
-    for warning in plan.warnings if plan else ():
+    if engine == "serial":
+        parameters = parameters.model_copy(update={"n_workers": 1})
+    plan = (
+        plan_imaging(parameters, [describe_measurement_set(path) for path in sets])
+        if sets
+        else make_plan(parameters)
+    )
+    for warning in plan.warnings:
         LOG.warning("%s", warning)
-    buffers = _make_buffers(parameters, output, plan)
+    buffers = _make_buffers(parameters, output, plan.disk_bytes if isinstance(plan, Plan) else 0)
     identity = RunIdentity(LOCAL_PB_ID, "", git_commit() or "")
     run = _Run(parameters, identity, buffers, tuple(sets), engine)
     declare_products(buffers.img, parameters, run.started, identity)
-    limit_bytes = plan.memory_limit_bytes if plan else _share_of_memory(parameters.n_workers)
     try:
-        with open_executor(engine, parameters.n_workers, limit_bytes) as executor:
+        with open_executor(engine, parameters.n_workers, plan.memory_limit_bytes) as executor:
             run.peak_rss_bytes = executor.peak_rss_bytes
             run_pipelines(
                 parameters, buffers, identity, executor, run.progress, run.result, run.sets
@@ -69,7 +80,7 @@ def run_locally(
     except BaseException as error:
         _remove_partial_products(buffers)
         try:
-            report = write_report(run.record(str(error) or type(error).__name__))
+            report = write_report(run.record(_reason(error)))
             LOG.info("What was reached is in %s", report)
         except Exception as second:
             LOG.warning("no report of the failed run: %s", second)
@@ -77,9 +88,7 @@ def run_locally(
     with run.progress.stage("report"):
         report = write_report(run.record())
     LOG.info("Finished processing")
-    ical, spectral = run.result.ical, run.result.spectral
-    files = [*(ical.files.values() if ical else ()), *(spectral.files.values() if spectral else ())]
-    return LocalRun(buffers, tuple(files), report)
+    return LocalRun(buffers, tuple(_products(run.result)), report)
 
 
 @dataclass(slots=True)
@@ -112,6 +121,21 @@ class _Run:
         )
 
 
+def _products(result: BatchResult) -> Iterator[Path]:
+    """Yield what a run has made and is there; not all it might have made."""
+    if result.simulation:
+        yield from result.simulation.sets
+    for made in (result.simulation, result.ical, result.spectral):
+        if made:
+            yield from filter(Path.exists, made.files.values())
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        return "stopped by a signal"
+    return str(error) or type(error).__name__
+
+
 def _remove_partial_products(buffers: Buffers) -> None:
     """Remove what workers that were stopped in the middle had begun to write."""
     for folder in (buffers.vis, buffers.img):
@@ -122,11 +146,7 @@ def _remove_partial_products(buffers: Buffers) -> None:
                 partial.unlink(missing_ok=True)
 
 
-def _share_of_memory(n_workers: int) -> int:
-    return int(0.8 * available_memory_bytes() / n_workers)
-
-
-def _make_buffers(parameters: Parameters, output: Path, plan: Plan | None) -> Buffers:
+def _make_buffers(parameters: Parameters, output: Path, needed_bytes: int) -> Buffers:
     buffers = Buffers(
         output.absolute() / str(parameters.buffer_vis),
         output.absolute() / str(parameters.buffer_img),
@@ -139,9 +159,9 @@ def _make_buffers(parameters: Parameters, output: Path, plan: Plan | None) -> Bu
             f"{output}: buffers cannot be made there ({error}); choose another --output"
         ) from error
     free_bytes = shutil.disk_usage(buffers.vis).free
-    if plan and plan.disk_bytes > free_bytes:
+    if needed_bytes > free_bytes:
         raise ResourceError(
-            f"{output}: {plan.disk_bytes / 1e9:.1f} GB are needed and {free_bytes / 1e9:.1f} GB "
-            "free; choose another --output or fewer windows, times or pixels"
+            f"{output}: {shown_bytes(needed_bytes)} are needed and {shown_bytes(free_bytes)} free; "
+            "choose another --output or fewer windows, times or pixels"
         )
     return buffers

@@ -10,12 +10,12 @@ import pytest
 from batch_imaging.errors import DataError, ParameterError, ResourceError
 from batch_imaging.execution.executor import SerialExecutor
 from batch_imaging.execution.memory import available_memory_bytes, shown_bytes
-from batch_imaging.execution.plan import make_plan
+from batch_imaging.execution.plan import make_plan, plan_imaging
 from batch_imaging.execution.progress import Progress
 from batch_imaging.io.measurement_set import describe_measurement_set
 from batch_imaging.parameters import load_parameters
 from batch_imaging.pipelines.simulate import run_simulation
-from batch_imaging.pipelines.units import make_observation, plan_units
+from batch_imaging.pipelines.units import group_windows, make_observation, plan_units
 
 SEED_CASE = load_parameters(
     Path(__file__).parents[3] / "examples" / "batch_imaging.json", ["n_workers=2"]
@@ -87,7 +87,7 @@ def test_sets_on_disk_have_the_bytes_and_units_that_were_planned(tmp_path):
     infos = [describe_measurement_set(path) for path in result.sets]
     assert plan.rows == infos[0].n_rows
     assert plan.max_baseline_m >= infos[0].max_uv_m
-    units = plan_units(make_observation(infos, 2), 2)
+    units = plan_units(make_observation(infos, 2), group_windows(np.ones(len(infos)), 2))
     assert stage(plan, "ical: psf").units == len(units)
 
 
@@ -107,7 +107,8 @@ def test_units_are_cut_as_the_pipelines_cut_them(values, sized_observation):
     parameters = load_parameters({"rmax": 750.0, "imaging": {"npixel": 128}, **values})
     plan = make_plan(parameters, available_bytes=64 * GB)
     groups = 1 if values.get("ical") else min(2, plan.windows)
-    units = plan_units(sized_observation(plan, parameters), groups)
+    windows = np.ones(parameters.nfreqwin)
+    units = plan_units(sized_observation(plan, parameters), group_windows(windows, groups))
     assert stage(plan, "ical: major cycle").units == len(units)
 
 
@@ -201,6 +202,76 @@ def test_stations_come_from_a_file(tmp_path):
     assert plan.max_baseline_m == pytest.approx(500, abs=0.1)
 
 
+ONE_MERIDIAN = {"hour_angle_min": -10.0, "hour_angle_max": 10.0}
+
+
+def test_the_horizon_is_that_of_the_array(tmp_path):
+    """Stations at latitude 52.9° N see what SKA1-Low does not, and the other way round."""
+    layout = tmp_path / "north.csv"
+    layout.write_text("3826577,461022,5064892\n3826477,461022,5064892\n3826577,461122,5064892\n")
+    north = {"array": str(layout), **ONE_MERIDIAN}
+    assert plan_of(dec=80.0, simulation=north).warnings == ()
+    with pytest.raises(ParameterError, match=r"^dec = -45: .* north at latitude 52\.9"):
+        plan_of(dec=-45.0, simulation=north)
+
+
+def test_times_below_the_horizon_are_warned_of():
+    # At latitude −26.8°, dec 55° is up for hour angles within ±arccos(tan 26.8° tan 55°) = ±43.8°
+    simulation = {"hour_angle_min": -60.0, "hour_angle_max": 60.0}
+    (warning,) = plan_of(dec=55.0, ntimes=5, simulation=simulation).warnings
+    assert "at 2 of 5 times" in warning
+    assert plan_of(dec=55.0, ntimes=5, simulation=ONE_MERIDIAN).warnings == ()
+
+
+def test_integrations_that_overlap_are_warned_of():
+    # 20° of hour angle are 4787 s of time.
+    for n_times, n_warnings in ((479, 0), (481, 1)):
+        plan = plan_of(rmax=100.0, ntimes=n_times, simulation=ONE_MERIDIAN)
+        assert len(plan.warnings) == n_warnings
+    assert "9.97 s from one of the 481 times" in plan.warnings[0]
+
+
+def test_the_sky_is_looked_at(tmp_path):
+    sky = tmp_path / "sky.csv"
+    sky.write_text("name,ra_deg,dec_deg,flux_jy\na,0,-30,5\nb,1,-30,4\nc,2,-30,0.1\n")
+    plan = plan_of(simulation={"sky": str(sky)})
+    assert plan.sources == 2
+    assert "2 sources" in str(plan)
+    assert json.loads(plan.to_json())["sources"] == 2
+    with pytest.raises(DataError, match=r"sky\.csv: no source above"):
+        plan_of(simulation={"sky": str(sky), "flux_limit": 6.0})
+    with pytest.raises(DataError, match=r"absent\.csv: cannot be read"):
+        plan_of(simulation={"sky": str(tmp_path / "absent.csv")})
+    with pytest.raises(ParameterError, match="below the source counts"):
+        plan_of(simulation={"flux_limit": 1e-9})
+    (warning,) = plan_of(simulation={"flux_limit": 1e5}).warnings
+    assert "no source" in warning
+
+
+def test_more_sources_take_longer_to_simulate():
+    few, many = (plan_of(simulation={"flux_limit": limit_jy}) for limit_jy in (3.0, 0.05))
+    assert many.sources > 20 * few.sources
+    assert stage(many, "simulation").wall_s > stage(few, "simulation").wall_s
+
+
+def test_sets_that_are_there_are_planned_like_simulated_ones(tmp_path):
+    case = {"rmax": 300.0, "nfreqwin": 3, "ntimes": 2, "imaging": {"npixel": 64}}
+    parameters = load_parameters(case)
+    sets = run_simulation(parameters, tmp_path, SerialExecutor(), Progress(show_bar=False)).sets
+    infos = [describe_measurement_set(path) for path in sets]
+    simulated = make_plan(parameters, available_bytes=4 * GB)
+    given = plan_imaging(parameters, infos, available_bytes=4 * GB)
+    assert given.warnings == simulated.warnings == ()
+    share_bytes = (4 * GB - simulated.main_bytes) / 2
+    assert given.memory_limit_bytes == pytest.approx(share_bytes, rel=1e-6)
+    coarse = load_parameters(case, ["imaging.cellsize=0.01"])
+    (warning,) = plan_imaging(coarse, infos).warnings
+    assert f"{max(info.max_uv_m for info in infos):,.0f} m" in warning
+    large = load_parameters(case, ["imaging.npixel=16384", "imaging.cellsize=1e-5"])
+    with pytest.raises(ResourceError, match="2 workers need about"):
+        plan_imaging(large, infos, available_bytes=8 * GB)
+
+
 def test_weights_and_spectral_imaging_are_planned_only_if_asked_for():
     plain, other = plan_of(), plan_of(spectral={"enabled": False})
     assert "ical: weights" not in str(plain)
@@ -226,11 +297,33 @@ def test_workers_get_twice_their_need_but_no_more_than_there_is(seed_plan):
     assert seed_plan.memory_limit_bytes == max(2 * seed_plan.worker_bytes, GB)
     tight_bytes = seed_plan.memory_bytes + 10**8
     tight = make_plan(SEED_CASE, available_bytes=tight_bytes)
-    assert tight.worker_bytes <= tight.memory_limit_bytes < seed_plan.memory_limit_bytes
+    assert tight.memory_limit_bytes < seed_plan.memory_limit_bytes
+    assert tight.memory_limit_bytes >= 1.5 * tight.worker_bytes - 1
 
 
 def test_the_machine_has_memory():
     assert 10**8 < available_memory_bytes() < 10**14
+
+
+@pytest.mark.parametrize(
+    ("folder", "limit", "used", "cache"),
+    [
+        (".", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+    ids=["v2", "v1"],
+)
+def test_a_container_has_what_its_limit_leaves(tmp_path, folder, limit, used, cache):
+    group = tmp_path / folder
+    group.mkdir(exist_ok=True)
+    (group / used).write_text("80000000\n")
+    (group / "memory.stat").write_text(f"anon 30000000\n{cache} 50000000\n")
+    (group / limit).write_text("100000000\n")
+    assert available_memory_bytes(tmp_path) == 100_000_000 - (80_000_000 - 50_000_000)
+    (group / limit).write_text("max\n" if folder == "." else "9223372036854771712\n")
+    assert available_memory_bytes(tmp_path) > 10**8
+    (group / limit).write_text("10000000\n")
+    assert available_memory_bytes(tmp_path) == 0
 
 
 @pytest.mark.parametrize(

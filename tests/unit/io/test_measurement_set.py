@@ -15,12 +15,11 @@ from casacore.tables import default_ms, makescacoldesc, table, taql
 from batch_imaging.errors import DataError, ProductError
 from batch_imaging.io.measurement_set import (
     describe_measurement_set,
-    iter_time_blocks,
     read_measurement_set,
     write_measurement_set,
 )
 from batch_imaging.model.direction import Direction, lmn_from_radec
-from batch_imaging.model.geometry import baseline_uvw_m
+from batch_imaging.model.geometry import station_uvw_m
 from batch_imaging.model.stations import StationLayout
 from batch_imaging.model.visibility import Visibility
 
@@ -44,8 +43,9 @@ def make_block(
     times = START_MJD_S + 60.0 * np.arange(N_TIMES)
     centre = Direction.from_degrees(201.4, -30.5)
     shape = (n_rows, n_chan, len(corr))
+    stations_m = station_uvw_m(stations.itrf_m, times, centre)
     return Visibility(
-        uvw_m=baseline_uvw_m(stations.itrf_m, first, second, times, centre).reshape(-1, 3),
+        uvw_m=(stations_m[:, second] - stations_m[:, first]).reshape(-1, 3),
         time_mjd_s=np.repeat(times, len(first)),
         antenna1=np.tile(first, N_TIMES).astype(np.int32),
         antenna2=np.tile(second, N_TIMES).astype(np.int32),
@@ -368,17 +368,6 @@ def test_integrations(path, block, integrations):
     got = read_measurement_set(path, integrations=integrations)
     np.testing.assert_array_equal(got.vis, block.vis[rows])
     np.testing.assert_array_equal(got.time_mjd_s, block.time_mjd_s[rows])
-
-
-@pytest.mark.parametrize(("max_bytes", "n_blocks"), [(1, 3), (4_200, 2), (10**9, 1)])
-def test_time_blocks_put_together_are_the_set(path, block, max_bytes, n_blocks):
-    assert 2 * block.nbytes / 3 < 4_200 < block.nbytes
-    edit(path, "FLAG_ROW", True, rows=slice(0, 15))  # the whole first integration
-    blocks = list(iter_time_blocks(path, max_bytes))
-    assert len(blocks) == n_blocks
-    whole = read_measurement_set(path)
-    np.testing.assert_array_equal(np.concatenate([b.vis for b in blocks]), whole.vis)
-    np.testing.assert_array_equal(np.concatenate([b.weight for b in blocks]), whole.weight)
 
 
 def test_description(path, block):

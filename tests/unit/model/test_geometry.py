@@ -101,8 +101,9 @@ def test_basis_is_right_handed_with_w_to_the_source():
 def test_uvw_agrees_with_astropy_frames(itrf_m, times_mjd_s):
     """To 1e-8: astropy reads IERS bulletin B, whose UT1 differs from bulletin A's by 20 µs."""
     antenna1, antenna2 = np.triu_indices(len(itrf_m), k=1)
-    uvw_m = geometry.baseline_uvw_m(itrf_m, antenna1, antenna2, times_mjd_s, PHASE_CENTRE)
-    assert uvw_m.shape == (5, 10, 3)
+    stations_m = geometry.station_uvw_m(itrf_m, times_mjd_s, PHASE_CENTRE)
+    assert stations_m.shape == (5, 5, 3)
+    uvw_m = stations_m[:, antenna2] - stations_m[:, antenna1]
     baselines_m = itrf_m[antenna2] - itrf_m[antenna1]
     for time, computed in zip(astropy_time(times_mjd_s), uvw_m, strict=True):
         axes = [astropy_itrs(axis, time) for axis in geometry.uvw_basis(PHASE_CENTRE)]
@@ -116,9 +117,8 @@ def test_uvw_agrees_with_casacore(itrf_m, times_mjd_s):
     measure = measures()
     measure.do_frame(measure.position("itrf", *(f"{value:.6f}m" for value in itrf_m[0])))
     measure.do_frame(measure.direction("j2000", "0deg", "-30deg"))
-    uvw_m = geometry.baseline_uvw_m(
-        itrf_m, np.zeros(4, int), np.arange(1, 5), times_mjd_s, PHASE_CENTRE
-    )
+    stations_m = geometry.station_uvw_m(itrf_m, times_mjd_s, PHASE_CENTRE)
+    uvw_m = stations_m[:, 1:] - stations_m[:, :1]
     for time_mjd_s, computed in zip(times_mjd_s, uvw_m, strict=True):
         measure.do_frame(measure.epoch("utc", quantity(time_mjd_s, "s")))
         for baseline_m, uvw in zip(itrf_m[1:] - itrf_m[0], computed, strict=True):
@@ -132,11 +132,9 @@ def test_w_grows_towards_the_source():
     array_latitude = Direction(0.0, CENTRE.latitude_rad)
     transit = geometry.times_for_hour_angles([0.0], array_latitude, CENTRE.longitude_rad, DATE)
     itrf_m = geometry.itrf_from_enu(np.array([[0, 0, 0], [0, 0, 100.0], [100.0, 0, 0]]), CENTRE)
-    uvw_m = geometry.baseline_uvw_m(
-        itrf_m, np.array([0, 0]), np.array([1, 2]), transit, array_latitude
-    )
-    np.testing.assert_allclose(uvw_m[0, 0], [0, 0, 100], atol=0.2)  # 20 years of precession
-    np.testing.assert_allclose(uvw_m[0, 1], [100, 0, 0], atol=0.2)
+    first, higher, further_east = geometry.station_uvw_m(itrf_m, transit, array_latitude)[0]
+    np.testing.assert_allclose(higher - first, [0, 0, 100], atol=0.2)  # 20 years of precession
+    np.testing.assert_allclose(further_east - first, [100, 0, 0], atol=0.2)
 
 
 def test_baselines_keep_their_length(itrf_m, times_mjd_s):

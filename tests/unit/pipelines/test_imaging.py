@@ -89,7 +89,7 @@ def test_an_empty_model_predicts_nothing(block, load_block, setup):
 def with_density(block, tmp_path):
     """A function that gives a setup a weighting, with the density of the block on disk."""
     write_measurement_set(tmp_path / "block.ms", block)
-    (unit,) = plan_units(make_observation([survey(tmp_path / "block.ms")]), 1)
+    (unit,) = plan_units(make_observation([survey(tmp_path / "block.ms")]), [[0]])
 
     def give(setup, weighting):
         changed = replace(setup, weighting=weighting, robust=-0.5)

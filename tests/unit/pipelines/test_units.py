@@ -16,6 +16,7 @@ from batch_imaging.pipelines import units
 from batch_imaging.pipelines.calibration import UnitGains, apply_gains, calibrate_unit
 from batch_imaging.pipelines.imaging import ImagingSetup, invert
 from batch_imaging.pipelines.units import (
+    group_windows,
     load_unit,
     make_observation,
     plan_units,
@@ -66,6 +67,11 @@ def write_set(tmp_path, make_block):
     return write
 
 
+def equal_groups(observation, n_groups):
+    """Return the groups of windows that hold the same amount of data each."""
+    return group_windows(np.ones(len(observation.windows)), n_groups)
+
+
 def solve_and_image(paths, direct_sum, n_groups=2):
     """Return the dirty image of each group and the phases by window and time, as ICAL does it."""
     observation = make_observation([survey(path) for path in paths], n_groups)
@@ -74,7 +80,7 @@ def solve_and_image(paths, direct_sum, n_groups=2):
     dirty = [0.0] * n_groups
     weight = [0.0] * n_groups
     phases = {}
-    plan = plan_units(observation, n_groups)
+    plan = plan_units(observation, equal_groups(observation, n_groups))
     for unit in plan:
         loaded = load_unit(unit)
         block = loaded.block
@@ -148,7 +154,7 @@ def test_the_digest_sees_every_column_that_makes_a_row(write_windows, column):
 
 def test_windows_of_a_unit_stand_side_by_side_in_frequency(write_windows):
     observation = make_observation([survey(path) for path in write_windows()])
-    (unit,) = plan_units(observation, 1)
+    (unit,) = plan_units(observation, equal_groups(observation, 1))
     loaded = load_unit(unit)
     assert loaded.block.freq_hz.tolist() == list(WINDOWS_HZ)
     assert loaded.window_of_chan.tolist() == [0, 1, 2, 3]
@@ -190,7 +196,7 @@ REFUSED = {
         "its phase centre is not that of",
     ),
     "correlations": (WINDOWS_HZ[1], {"corr": ("RR", "LL")}, "its stations or correlations"),
-    "frequency": (WINDOWS_HZ[0], {}, "at the same frequency"),
+    "frequency": (WINDOWS_HZ[0], {}, "at the frequencies of another set"),
     "integrations": (WINDOWS_HZ[1], {"integration_s": 5.0}, "its integrations are not those of"),
 }
 
@@ -233,8 +239,31 @@ def test_the_cache_returns_the_same_and_is_bounded(write_windows, monkeypatch):
 def test_the_cache_sees_that_a_set_was_flagged(write_windows):
     (path,) = write_windows(WINDOWS_HZ[:1])
     observation = make_observation([survey(path)])
-    (unit,) = plan_units(observation, 1)
+    (unit,) = plan_units(observation, equal_groups(observation, 1))
     assert load_unit(unit).block.weight.all()
     with table(str(path), readonly=False, ack=False) as main:
         main.putcol("FLAG", np.ones_like(main.getcol("FLAG")))
     assert not load_unit(unit).block.weight.any()
+
+
+@pytest.mark.parametrize(
+    ("weight", "n_groups", "groups"),
+    [
+        ([1, 1, 1, 1], 2, [[0, 1], [2, 3]]),
+        ([1, 1, 1], 2, [[0], [1, 2]]),
+        ([1, 0, 1, 1], 2, [[0], [2, 3]]),
+        ([1, 1, 0.01], 2, [[0], [1, 2]]),
+        ([1, 0.01], 2, [[0, 1]]),  # a plane of next to nothing would be noise
+        ([0, 0, 5], 2, [[2]]),
+        ([1], 3, [[0]]),
+    ],
+)
+def test_groups_hold_as_much_data_each(weight, n_groups, groups):
+    assert group_windows(np.array(weight, dtype=float), n_groups) == groups
+
+
+def test_sets_with_common_channels_are_refused(write_set):
+    one = write_set("one.ms", np.array([1.00e8, 1.01e8, 1.02e8]))
+    other = write_set("other.ms", np.array([1.02e8, 1.03e8, 1.04e8]))
+    with pytest.raises(DataError, match=r"other\.ms: has channels at the frequencies of another"):
+        make_observation([one, other])

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-import os
 import re
+import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import yaml
+from astropy.io import fits
 
 from batch_imaging.execution.executor import SerialExecutor
 from batch_imaging.execution.progress import Progress
@@ -57,17 +59,15 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
+def run_serially(parameters, folder):
     buffers = Buffers(folder / "vis", folder / "img")
     buffers.vis.mkdir()
     buffers.img.mkdir()
     started = datetime.now(UTC)
     executor, progress, result = SerialExecutor(), Progress(show_bar=False), BatchResult()
-    run_pipelines(PARAMETERS, buffers, IDENTITY, executor, progress, result)
-    run = RunRecord(
-        PARAMETERS,
+    run_pipelines(parameters, buffers, IDENTITY, executor, progress, result)
+    return RunRecord(
+        parameters,
         IDENTITY,
         buffers,
         result,
@@ -77,7 +77,17 @@ def finished(tmp_path_factory):
         peak_rss_bytes=executor.peak_rss_bytes,
         engine="serial",
     )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run = run_serially(PARAMETERS, tmp_path_factory.mktemp("run"))
     return run, write_report(run)
+
+
+def with_files_in(folder, ical):
+    """The same result, its products in another folder."""
+    return replace(ical, files={name: folder / path.name for name, path in ical.files.items()})
 
 
 def failed_run(folder, result=None):
@@ -231,16 +241,72 @@ def test_without_truth_nothing_is_compared_with_it(finished, tmp_path):
     assert "phase_error" not in Page(path.read_text()).ids
 
 
-def test_products_of_an_earlier_run_are_not_claimed_by_one_that_failed(tmp_path):
-    run = failed_run(tmp_path)
-    stale = run.buffers.img / "ska_pipeline_ical_restored.fits"
-    stale.write_bytes(b"old")
-    hour_ago = run.started.timestamp() - 3600
-    os.utime(stale, (hour_ago, hour_ago))
-    write_report(run)
-    product = yaml.safe_load((run.buffers.img / "ska-data-product.yaml").read_text())
+def test_products_of_an_earlier_run_are_not_claimed(finished, tmp_path):
+    shutil.copytree(finished[0].buffers.img, tmp_path, dirs_exist_ok=True)
+    stale = tmp_path / finished[0].result.spectral.files["total_cube"].name
+    ical = with_files_in(tmp_path, finished[0].result.ical)
+    result = replace(finished[0].result, ical=ical, spectral=None)
+    buffers = replace(finished[0].buffers, img=tmp_path)
+    page = write_report(replace(finished[0], buffers=buffers, result=result))
+    product = yaml.safe_load((tmp_path / "ska-data-product.yaml").read_text())
     status = {file["path"]: file["status"] for file in product["files"]}
     assert status[stale.name] == "failure"
+    assert status[ical.files["restored"].name] == "done"
+    document = json.loads((tmp_path / "provenance.json").read_text())
+    names = [product["name"] for product in document["products"]]
+    assert sorted(names) == sorted(
+        path.name for made in (ical, result.simulation) for path in made.files.values()
+    )
+    assert stale.name not in page.read_text()
+
+
+def test_an_empty_sky_is_reported(tmp_path):
+    """Without sources and noise all images are zero: no scale, no dynamic range, no phases."""
+    parameters = PARAMETERS.model_copy(
+        update={
+            "simulation": PARAMETERS.simulation.model_copy(
+                update={"noise": 0.0, "flux_limit": 2000.0}
+            )
+        }
+    )
+    run = run_serially(parameters, tmp_path)
+    page = Page(write_report(run).read_text())
+    assert {"restored", "residual", "psf", "channels", "cut"} <= set(page.ids)
+    assert "nan" not in " ".join(page.words).lower().split()
+    summary = json.loads((run.buffers.img / "report" / "summary.json").read_text())
+    assert {window["peak_jy_per_beam"] for window in summary["windows"]} == {0.0}
+    assert {window["dynamic_range"] for window in summary["windows"]} == {None}
+    assert summary["sources"] == []
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_windows_without_data_are_reported(finished, tmp_path, good):
+    """All windows but one are blank, the middle one, which has images of its own, or another."""
+    run = finished[0]
+    shutil.copytree(run.buffers.img, tmp_path, dirs_exist_ok=True)
+    ical = with_files_in(tmp_path, run.result.ical)
+    blank = [index for index in range(len(ical.windows)) if index != good]
+    nan = {"beam": None, "peak_jy": np.nan, "rms_jy": np.nan, "weight": 0.0}
+    windows = tuple(replace(w, **nan) if i in blank else w for i, w in enumerate(ical.windows))
+    for name in ("restored_cube", "residual_cube"):
+        with fits.open(ical.files[name], mode="update") as hdus:
+            hdus[0].data[0, blank] = np.nan
+    spectral = replace(
+        run.result.spectral,
+        channels=tuple(
+            replace(c, beam=None, peak_jy=np.nan, rms_jy=np.nan) if i in blank else c
+            for i, c in enumerate(run.result.spectral.channels)
+        ),
+    )
+    result = replace(run.result, ical=replace(ical, windows=windows), spectral=spectral)
+    page = write_report(replace(run, buffers=replace(run.buffers, img=tmp_path), result=result))
+    summary = json.loads((page.parent / "summary.json").read_text())
+    assert [window["rms_jy_per_beam"] is None for window in summary["windows"]] == [
+        index in blank for index in range(3)
+    ]
+    shown = Page(page.read_text())
+    assert ("restored" in shown.ids) == (good == 1)
+    assert "nan" not in " ".join(shown.words).lower().split()
 
 
 def test_fingerprint_of_a_folder_depends_on_names_and_bytes(tmp_path):

@@ -33,6 +33,11 @@ def local_executor(
     settings = {
         "distributed.scheduler.allowed-failures": 2,
         "distributed.scheduler.no-workers-timeout": RESTART_S,
+        # A worker that Dask pauses would stay so for good: what it frees it keeps for the next
+        # image (below). There is nothing to spill either.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": 0.97,
         "distributed.logging": {"distributed": quiet},
         # The arguments of a unit may be images; they go to one worker, once.
