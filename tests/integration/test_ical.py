@@ -14,6 +14,8 @@ from batch_imaging.errors import DataError
 from batch_imaging.io.fits_image import read_fits_image
 from batch_imaging.io.gain_table_file import read_gain_table
 from batch_imaging.io.measurement_set import read_measurement_set, write_measurement_set
+from batch_imaging.kernels.components import factor_baselines, predict_points
+from batch_imaging.model.direction import lmn_from_radec
 from batch_imaging.model.geometry import station_uvw_m
 
 pytestmark = pytest.mark.integration
@@ -371,3 +373,40 @@ def test_thermal_noise_is_what_remains(make_parameters, run_small):
     theory_jy = noise_jy / np.sqrt(3 * n_stations * (n_stations - 1) / 2)
     for outcome in run.ical.windows:
         assert outcome.rms_jy == pytest.approx(theory_jy, rel=0.15)
+
+
+def test_a_line_is_left_where_it_was_put(make_parameters, run_small, small, fit_source, tmp_path):
+    block = read_measurement_set(small.result.simulation.sets[1])
+    freq_hz = block.freq_hz[0] + 1e4 * np.arange(16)
+    l, m, line_jy, line_chan = 0.0413, -0.0527, 0.5, 11
+    sky = small.result.simulation.sky
+    lmn = np.stack(lmn_from_radec(sky.ra_rad, sky.dec_rad, block.phase_centre))
+    lmn = np.column_stack([lmn, [l, m, np.sqrt(1 - l**2 - m**2) - 1]])
+    flux_jy = np.vstack([sky.flux_jy(freq_hz), line_jy * (np.arange(16) == line_chan)])
+    factors = factor_baselines(
+        block.uvw_m, block.time_mjd_s, block.antenna1, block.antenna2, len(block.stations), 1e-6
+    )
+    vis = predict_points(factors, freq_hz, lmn, flux_jy).astype(np.complex64)
+    path = tmp_path / "line.ms"
+    write_measurement_set(
+        path,
+        replace(
+            block,
+            vis=np.repeat(vis[:, :, np.newaxis], 2, axis=2),
+            weight=np.ones((*vis.shape, 2), dtype=np.float32),
+            freq_hz=freq_hz,
+            chan_width_hz=np.full(16, 1e4),
+        ),
+    )
+    run = run_small(
+        make_parameters(ical={"calibration_context": ""}, spectral={"enabled": True}), sets=[path]
+    )
+    cube = read_fits_image(run.result.spectral.files["line_cube"])[0]
+    geometry = run.ical.setup.geometry
+    place = np.array([m, -l]) / geometry.cell_rad + geometry.npixel // 2
+    found_jy, *where = fit_source(cube[line_chan], *place)
+    # Of a line in one of the eight channels of a window up to an eighth is taken for continuum.
+    assert 7 / 8 * line_jy < found_jy < 1.02 * line_jy
+    np.testing.assert_allclose(where, place, atol=0.2)
+    others = np.delete(cube, line_chan, axis=0)
+    assert np.abs(others).max() < line_jy / 8
