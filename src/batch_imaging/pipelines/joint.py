@@ -19,7 +19,7 @@ from batch_imaging.kernels.deconvolution import (
 from batch_imaging.kernels.noise import robust_noise
 from batch_imaging.model.continuum import ContinuumModel
 from batch_imaging.model.visibility import Visibility, stokes_i
-from batch_imaging.parameters import Ical
+from batch_imaging.parameters import CONTEXT_DELAY, Ical
 from batch_imaging.pipelines.calibration import UnitGains, apply_gains, calibrate_unit
 from batch_imaging.pipelines.imaging import (
     ImagingSetup,
@@ -46,7 +46,6 @@ FIRST_MAJOR_GAIN = 0.5  # while gains are unknown, only what stands far above th
 AUTO_NITER = 5000
 DIVERGED = 1.1  # times the residual before
 CLEAN_BELOW = 0.95  # of the threshold: the exact residual ends a hair above the image-plane one
-CONTEXT_DELAY = {"T": 0, "G": 2, "B": 3}  # cycles after first_selfcal, as the original's controls
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +197,10 @@ class JointPhase:
             LOG.debug("%s", cycles[-1])
 
     def _context(self, cycle: int) -> str:
-        begin = self._ical.first_selfcal
         return "".join(
             letter
             for letter in self._ical.calibration_context
-            if cycle >= max(begin, 1) + CONTEXT_DELAY[letter]
+            if cycle >= self._ical.first_selfcal + CONTEXT_DELAY[letter]
         )
 
     def _make_psf(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
