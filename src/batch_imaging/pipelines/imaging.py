@@ -27,6 +27,7 @@ _DEGRID_PLANE_S = 0.25  # Fourier transforms of a 1024² image with its w planes
 
 
 DRAFT_ACCURACY = 1e-2
+PSF_PATCH_NPIXEL = 256  # the middle of a psf: enough to fit a beam and to clean faint residuals
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from batch_imaging.model.visibility import stokes_i
 from batch_imaging.pipelines.calibration import UnitGains, apply_gains
 from batch_imaging.pipelines.ical import IcalResult
 from batch_imaging.pipelines.imaging import (
+    PSF_PATCH_NPIXEL,
     ImagingSetup,
     WeightedImage,
     beam_of_psf,
@@ -30,8 +31,6 @@ from batch_imaging.pipelines.imaging import (
 from batch_imaging.pipelines.units import Unit, load_unit
 
 LOG = logging.getLogger("batch_imaging")
-
-BEAM_PATCH_NPIXEL = 256  # of the psf, enough to fit the beam
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ def image_channel(
 ) -> ChannelOutcome:
     """Subtract the continuum from one channel, image it, write its planes (a unit of work)."""
     geometry = setup.geometry
-    patch = setup.patch(BEAM_PATCH_NPIXEL)
+    patch = setup.patch(PSF_PATCH_NPIXEL)
     data = f"{task.units[0].windows[0].path} at {task.freq_hz:.0f} Hz"
     line: WeightedImage | None = None
     psf: WeightedImage | None = None

@@ -30,6 +30,7 @@ from batch_imaging.pipelines.calibration import (
     integration_rows,
 )
 from batch_imaging.pipelines.imaging import (
+    PSF_PATCH_NPIXEL,
     ImagingSetup,
     WeightedImage,
     beam_of_psf,
@@ -53,7 +54,6 @@ from batch_imaging.pipelines.units import (
 LOG = logging.getLogger("batch_imaging")
 
 GAIN_ROUNDS = 6  # alternations of T, G and B, where more than one is solved
-PSF_PATCH_NPIXEL = 512  # of a window's psf: beyond it sidelobes of what is left are in the noise
 WINDOW_MAJOR_GAIN = 0.97  # what is left is faint and shallow: one call may go nearly all the way
 UNIT_OF: dict[str, Literal["Jy/beam", "Jy/pixel"]] = {
     "deconvolved": "Jy/pixel",
