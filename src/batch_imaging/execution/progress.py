@@ -44,10 +44,6 @@ class Progress:
         level = logging.DEBUG if self.show_bar else logging.INFO
         LOG.log(level, "%s: %d units in %.1f s", name, units, wall_s)
 
-    def total_s(self, prefix: str = "") -> float:
-        """Return the seconds of all stages whose names begin with ``prefix``."""
-        return sum(stage.wall_s for stage in self.stages if stage.name.startswith(prefix))
-
 
 @dataclass(frozen=True, slots=True)
 class StageBar:

@@ -142,8 +142,8 @@ def _solve_all_integrations(
     """Solve for one complex gain per correlation and station over the whole unit."""
     total: NormalMatrices | None = None
     for t, rows in enumerate(integration_rows(loaded.block)):
-        expected = model[rows, :, np.newaxis] * _row_gains(loaded, others, rows, t)
-        part = _normal_matrices(loaded.block, rows, chans, expected[:, chans], together=False)
+        expected = model[rows][:, chans, np.newaxis] * _row_gains(loaded, others, rows, t, chans)
+        part = _normal_matrices(loaded.block, rows, chans, expected, together=False)
         total = part if total is None else total + part
     if total is None:
         raise ValueError("a unit without integrations")
@@ -183,15 +183,19 @@ def _unit_mean_amplitude(solution: GainSolution) -> NDArray[np.complex128]:
 
 
 def _row_gains(
-    loaded: LoadedUnit, gains: UnitGains, rows: slice, t: int
+    loaded: LoadedUnit,
+    gains: UnitGains,
+    rows: slice,
+    t: int,
+    chans: NDArray[np.bool_] | slice = slice(None),
 ) -> NDArray[np.complexfloating]:
     """Return T·G·B of the baselines of one integration, (row, chan, corr) or (row, chan, 1)."""
-    block, window = loaded.block, loaded.window_of_chan
+    block, window = loaded.block, loaded.window_of_chan[chans]
     p, q = block.antenna1[rows], block.antenna2[rows]
     factor = baseline_gains(gains.phase[t].T, p, q)[:, window, np.newaxis].astype(np.complex64)
     if gains.phase_only:
         return factor
-    slow = baseline_gains((gains.gain[window] * gains.bandpass).transpose(2, 0, 1), p, q)
+    slow = baseline_gains((gains.gain[window] * gains.bandpass[chans]).transpose(2, 0, 1), p, q)
     return np.asarray(factor * slow.astype(np.complex64))
 
 

@@ -19,16 +19,6 @@ def test_a_stage_is_recorded_and_logged_in_one_line(caplog):
     assert caplog.messages == [f"half: gridding: 3 units in {record.wall_s:.1f} s"]
 
 
-def test_seconds_add_up_by_prefix():
-    progress = Progress(show_bar=False)
-    for name in ("ical: psf", "ical: windows", "spectral"):
-        with progress.stage(name):
-            time.sleep(0.001)
-    walls = [stage.wall_s for stage in progress.stages]
-    assert progress.total_s("ical") == pytest.approx(sum(walls[:2]))
-    assert progress.total_s() == pytest.approx(sum(walls))
-
-
 def test_a_stage_that_fails_is_no_finished_stage():
     progress = Progress(show_bar=False)
 
