@@ -7,7 +7,15 @@
     │   ├── ClusterStartTimeout
     │   └── WorkerLost
     ├── ProductError                 5   a product could not be written or is not complete
-    └── ResourceError                6   not enough memory or disk, foreseen or met on the way
+    ├── ResourceError                6   not enough memory or disk, foreseen or met on the way
+    ├── ControlError                 7   the control system failed or refused
+    │   ├── ConfigUnavailable            the configuration database cannot be reached
+    │   ├── ConfigEntryError
+    │   │   ├── ConfigCollision          what should be created is there already
+    │   │   ├── ConfigVanished           what should be changed is not there
+    │   │   └── MalformedRecord          an entry of the database is not what its key promises
+    │   └── OwnershipLost                a processing block is not this script's any more
+    └── Cancelled                    8   the operator or a signal ended it
 
 Messages name the thing, the place and the way out.
 """
@@ -55,3 +63,48 @@ class ResourceError(BatchImagingError):
     """Memory or disk does not suffice."""
 
     exit_code = 6
+
+
+class ControlError(BatchImagingError):
+    """The control system failed, or refused what was asked."""
+
+    exit_code = 7
+
+
+class ConfigUnavailable(ControlError):
+    """The configuration database did not answer within the deadline."""
+
+
+class ConfigEntryError(ControlError, RuntimeError):
+    """An entry of the configuration database is in the way, missing or unreadable.
+
+    Attributes
+    ----------
+    path: of the entry, as in `/pb/<pb_id>/state`.
+    """
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = path
+
+
+class ConfigCollision(ConfigEntryError):
+    """An entry that should be created exists."""
+
+
+class ConfigVanished(ConfigEntryError):
+    """An entry that should be changed or deleted does not exist."""
+
+
+class MalformedRecord(ConfigEntryError):
+    """An entry does not have the members, or values, of its kind."""
+
+
+class OwnershipLost(ControlError):
+    """The owner entry of a processing block is gone, or names another process."""
+
+
+class Cancelled(BatchImagingError):
+    """A processing block, its scheduling block or its process was told to end."""
+
+    exit_code = 8

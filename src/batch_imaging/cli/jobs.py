@@ -1,35 +1,17 @@
-"""The command line `batch-imaging`.
+"""Commands about one job on this machine: run it, plan it, check and explain its parameters."""
 
-Data go to stdout, messages to stderr; `main` is the process boundary, where errors become lines and
-exit codes (see `errors`). Commands import what they need when they run, so that help comes at once.
-"""
-
-import logging
 import os
-import signal
 import sys
-import traceback
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from batch_imaging import __version__
-from batch_imaging.errors import BatchImagingError
-from batch_imaging.logging_format import LogFormat, configure_logging
+from batch_imaging.cli.options import LogForm, Quiet, Verbose, log_level
+from batch_imaging.logging_format import configure_logging
 
 if TYPE_CHECKING:
     from batch_imaging.parameters import Parameters
-
-LOG = logging.getLogger(__name__)
-
-app = typer.Typer(
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 
 ParametersFile = Annotated[
     Path, typer.Argument(metavar="PARAMS.json", help="Parameters as JSON; - reads stdin.")
@@ -38,31 +20,8 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Set one parameter; may be repeated."),
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more; tracebacks too.")]
 
 
-@app.callback(invoke_without_command=True)
-def batch_imaging(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    """Simulate, self-calibrate and image SKA1-Low observations.
-
-    \b
-    Examples:
-      batch-imaging run params.json --output products
-      batch-imaging run params.json --output products --set imaging.npixel=512 --workers 4
-      batch-imaging plan params.json
-      batch-imaging explain imaging.cellsize
-    """
-    if version:
-        typer.echo(f"batch-imaging {__version__}")
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-
-
-@app.command()
 def run(
     params: ParametersFile,
     *,
@@ -81,9 +40,9 @@ def run(
         ),
     ] = None,
     settings: Settings = None,
-    log_format: Annotated[LogFormat, typer.Option(help="Form of the log lines.")] = "plain",
+    log_format: LogForm = "plain",
     verbose: Verbose = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
+    quiet: Quiet = False,
     no_color: Annotated[
         bool, typer.Option("--no-color", help="No colours (or NO_COLOR=1).")
     ] = False,
@@ -97,7 +56,7 @@ def run(
       batch-imaging run params.json -o products --set ical.preset=original --set ntimes=3
       batch-imaging run params.json -o products --measurement-set a.ms --measurement-set b.ms
     """
-    configure_logging(log_format, _log_level(verbose, quiet))
+    configure_logging(log_format, log_level(verbose, quiet))
     if no_color:
         os.environ["NO_COLOR"] = "1"
     if workers is not None:
@@ -111,7 +70,6 @@ def run(
         typer.echo(product)
 
 
-@app.command()
 def plan(
     params: ParametersFile,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
@@ -125,7 +83,7 @@ def plan(
       batch-imaging plan params.json
       batch-imaging plan params.json --json --set rmax=1500
     """
-    configure_logging(level=_log_level(verbose))
+    configure_logging(level=log_level(verbose))
     parameters = _load(params, settings)
 
     from batch_imaging.execution.plan import make_plan
@@ -134,7 +92,6 @@ def plan(
     typer.echo(the_plan.to_json() if as_json else str(the_plan))
 
 
-@app.command()
 def validate(params: ParametersFile, settings: Settings = None) -> None:
     """Check parameters, array, sky and memory without starting anything.
 
@@ -152,7 +109,6 @@ def validate(params: ParametersFile, settings: Settings = None) -> None:
     typer.echo(f"{params}: valid (hash {parameter_hash(parameters)})")
 
 
-@app.command()
 def schema(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="The reference page of the parameters instead.")
@@ -170,7 +126,6 @@ def schema(
     typer.echo(parameters_markdown() if markdown else schema_text(), nl=False)
 
 
-@app.command()
 def explain(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="As in imaging.cellsize, or imaging.")
@@ -192,43 +147,3 @@ def _load(path: Path, settings: list[str] | None) -> "Parameters":
     from batch_imaging.parameters import load_parameters
 
     return load_parameters(sys.stdin.read() if str(path) == "-" else path, settings or ())
-
-
-def _log_level(verbose: bool, quiet: bool = False) -> int:
-    if verbose:
-        return logging.DEBUG
-    return logging.WARNING if quiet else logging.INFO
-
-
-def _terminate(*_: object) -> NoReturn:
-    """End by an exception, so that everything is cleaned up; a second signal ends at once."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise SystemExit(128 + signal.SIGTERM)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the process's exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return app(arguments, prog_name="batch-imaging", standalone_mode=False) or 0
-    except BatchImagingError as error:
-        _complain(str(error))
-        return error.exit_code
-    except typer.TyperException as error:
-        # typer checks options by pydantic, whose word "Value error" means nothing here
-        message = error.format_message().replace("Value error, ", "")
-        _complain(f"{message} (batch-imaging --help shows how)")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except Exception as error:
-        if LOG.isEnabledFor(logging.DEBUG):
-            traceback.print_exc()
-        _complain(f"{type(error).__name__}: {error}")
-        _complain("this is a bug: please report it with what the same command says with -v")
-        return BatchImagingError.exit_code
-
-
-def _complain(message: str) -> None:
-    for line in message.split("\n"):
-        typer.echo(f"error: {line}", err=True)

@@ -1,0 +1,86 @@
+"""The command line `batch-imaging`.
+
+Data go to stdout, messages to stderr; `main` is the process boundary, where errors become lines and
+exit codes (see `errors`). Commands import what they need when they run, so that help comes at once.
+"""
+
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from batch_imaging import __version__
+from batch_imaging.cli import jobs
+from batch_imaging.errors import BatchImagingError
+
+LOG = logging.getLogger(__name__)
+
+app = typer.Typer(
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def batch_imaging(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Simulate, self-calibrate and image SKA1-Low observations.
+
+    \b
+    Examples:
+      batch-imaging run params.json --output products
+      batch-imaging run params.json --output products --set imaging.npixel=512 --workers 4
+      batch-imaging plan params.json
+      batch-imaging explain imaging.cellsize
+    """
+    if version:
+        typer.echo(f"batch-imaging {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+for command in (jobs.run, jobs.plan, jobs.validate, jobs.schema, jobs.explain):
+    app.command()(command)
+
+
+def _terminate(*_: object) -> NoReturn:
+    """End by an exception, so that everything is cleaned up; a second signal ends at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the process's exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return app(arguments, prog_name="batch-imaging", standalone_mode=False) or 0
+    except BatchImagingError as error:
+        _complain(str(error))
+        return error.exit_code
+    except typer.TyperException as error:
+        # typer checks options by pydantic, whose word "Value error" means nothing here
+        message = error.format_message().replace("Value error, ", "")
+        _complain(f"{message} (batch-imaging --help shows how)")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if LOG.isEnabledFor(logging.DEBUG):
+            traceback.print_exc()
+        _complain(f"{type(error).__name__}: {error}")
+        _complain("this is a bug: please report it with what the same command says with -v")
+        return BatchImagingError.exit_code
+
+
+def _complain(message: str) -> None:
+    for line in message.split("\n"):
+        typer.echo(f"error: {line}", err=True)

@@ -1,0 +1,1 @@
+"""The control system: configuration database, Tango devices, processing controller, deployer."""
