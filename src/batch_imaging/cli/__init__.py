@@ -6,7 +6,6 @@ exit codes (see `errors`). Commands import what they need when they run, so that
 
 import logging
 import signal
-import sys
 import traceback
 from collections.abc import Sequence
 from typing import Annotated, NoReturn

@@ -1,0 +1,1 @@
+"""The whole control system on one machine."""
