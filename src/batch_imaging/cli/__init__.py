@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from batch_imaging import __version__
-from batch_imaging.cli import jobs
+from batch_imaging.cli import jobs, services
 from batch_imaging.errors import BatchImagingError
 
 LOG = logging.getLogger(__name__)
@@ -47,7 +47,16 @@ def batch_imaging(
         typer.echo(context.get_help())
 
 
-for command in (jobs.run, jobs.plan, jobs.validate, jobs.schema, jobs.explain):
+for command in (
+    jobs.run,
+    jobs.plan,
+    jobs.validate,
+    jobs.schema,
+    jobs.explain,
+    services.workflow,
+    services.controller,
+    services.deployer,
+):
     app.command()(command)
 
 

@@ -12,7 +12,7 @@ from batch_imaging.control.config.entities import (
     ProcessingBlock,
     ProcessingBlockState,
     Resources,
-    SchedulingBlock,
+    SchedulingStatus,
     Status,
 )
 from batch_imaging.control.config.reader import pb_path
@@ -48,6 +48,7 @@ class ClaimedBlock:
         ConfigCollision: another process owns it.
         ControlError: it has ended already.
         """
+        claimed = None
         for txn in config.txn():
             block = txn.get_processing_block(pb_id)
             if block is None:
@@ -59,7 +60,9 @@ class ClaimedBlock:
             if state and state.status.ended:
                 raise ControlError(f"{pb_id}: is {state.status} already; use a new block")
             txn.take_processing_block(pb_id, config.client_lease)
-        return cls(config, block)
+            claimed = cls(config, block)
+        assert claimed is not None
+        return claimed
 
     def update(self, **members: Any) -> None:
         """Set members of the block's state.
@@ -97,18 +100,18 @@ class ClaimedBlock:
         self.update(status=Status.RUNNING)
 
     def wait_for_scheduling_block(self, sbi_id: str) -> None:
-        """Wait until the scheduling block is FINISHED; its cancellation interrupts."""
+        """Wait until the scheduling block is FINISHED, as long as that takes.
+
+        Raises
+        ------
+        Cancelled: it is CANCELLED.
+        """
         for txn in self.config.txn():
             scheduling = txn.get_scheduling_block(sbi_id)
-            if scheduling and not scheduling.status.ended:
+            if scheduling is None or scheduling.status == SchedulingStatus.ACTIVE:
                 txn.loop(wait=True)
-
-    def scheduling_block(self) -> SchedulingBlock | None:
-        """Return the scheduling block instance that the block belongs to."""
-        found = None
-        for txn in self.config.txn():
-            found = txn.get_scheduling_block(self.block.sbi_id) if self.block.sbi_id else None
-        return found
+            elif scheduling.status == SchedulingStatus.CANCELLED:
+                raise Cancelled(f"{self.id}: scheduling block {sbi_id} was cancelled")
 
     def report(self, stage: str, fraction: float) -> None:
         """Have a stage and its fraction written into the state soon."""

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
 
 from batch_imaging.control.config import View
 from batch_imaging.control.config.entities import (
@@ -110,7 +110,7 @@ class Interruptions:
             return EngineError(f"{engine_deployment_id(claimed.id)}: {engine.reason}")
         return None
 
-    def _write_progress(self, **_: Any) -> None:
+    def _write_progress(self) -> None:
         begin = time.monotonic()
         try:
             self._claimed.write_progress()

@@ -156,10 +156,6 @@ class SchedulingStatus(StrEnum):
     FINISHED = "FINISHED"
     CANCELLED = "CANCELLED"
 
-    @property
-    def ended(self) -> bool:
-        return self is not SchedulingStatus.ACTIVE
-
 
 class SchedulingBlock(Entity):
     """A scheduling block instance: an observation with its processing blocks."""

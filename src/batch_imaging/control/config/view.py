@@ -39,9 +39,13 @@ class View(Reader):
         """Return a number by which processing blocks are in order of their creation."""
         return self._records[pb_path(pb_id)].create_revision
 
-    def _value(self, path: str) -> bytes | None:
+    def value(self, path: str) -> bytes | None:
+        """Return the bytes of an entry, or None."""
         record = self._records.get(path)
         return record.value if record else None
+
+    def _value(self, path: str) -> bytes | None:
+        return self.value(path)
 
     def _children(self, path: str) -> list[str]:
         return sorted(self._folders.get(path, ()))

@@ -10,19 +10,13 @@ from batch_imaging.control.devices.states import ObsState
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A subarray as of one revision of the database.
-
-    Attributes
-    ----------
-    transaction_id: of the last command.
-    """
+    """A subarray as of one revision of the database."""
 
     state: str = "OFF"
     obs_state: ObsState = ObsState.EMPTY
     receive_addresses: dict[str, Any] | None = None
     scan_type: str | None = None
     scan_id: int | None = None
-    transaction_id: str | None = None
 
 
 def observe(reader: Reader, subarray_id: str) -> Observation | None:
@@ -37,7 +31,6 @@ def observe(reader: Reader, subarray_id: str) -> Observation | None:
         receive_addresses=_receive_addresses(reader, block),
         scan_type=block.current_scan_type if block else None,
         scan_id=block.scan_id if block else None,
-        transaction_id=(subarray.model_extra or {}).get("transaction_id"),
     )
 
 

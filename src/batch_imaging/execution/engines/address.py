@@ -73,6 +73,6 @@ def _count_workers(client: Client) -> int:
 
 def _cores_per_worker(client: Client) -> int:
     """Return the cores that each worker may use, if those of one host share them evenly."""
-    cores = client.run(available_cores)
+    cores: dict[str, int] = client.run(available_cores)
     on_host = Counter(urlsplit(address).hostname for address in cores)
     return max(1, min(n // on_host[urlsplit(address).hostname] for address, n in cores.items()))
