@@ -1,9 +1,8 @@
 # Everything a user or developer runs; needs Python 3.11 or newer, pip and make.
-#   make demo                  the main job on examples/batch_imaging.json
+#   make demo                  the operator's session with the whole control system
 #   make PYTHON=python3.12 …   another interpreter
 PYTHON ?= python3
 VENV ?= .venv
-PARAMETERS ?= examples/batch_imaging.json
 OUTPUT ?= demo-output
 PYTEST_ARGS ?= -n 2 --dist loadscope
 BENCH_ARGS ?=
@@ -24,8 +23,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(STAMP) ## simulate, calibrate and image the example; results in demo-output
-	$(BIN)/batch-imaging run $(PARAMETERS) --output $(OUTPUT)
+demo: $(STAMP) ## the operator's session on this machine; everything is in demo-output
+	PYTHON=$(abspath $(BIN)/python) examples/demo.sh $(OUTPUT)
 
 test: $(STAMP) ## unit and integration tests (PYTEST_ARGS="-k name" to choose)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

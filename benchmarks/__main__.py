@@ -11,6 +11,7 @@ from typing import Any
 from batch_imaging import __version__
 from batch_imaging.execution.engines.local import available_cores
 from batch_imaging.report.provenance import host_class
+from benchmarks.control import benchmark_control
 from benchmarks.growth import benchmark_growth
 from benchmarks.kernels import benchmark_kernels
 from benchmarks.seed_case import benchmark_seed_case
@@ -20,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Table]]] = {
     "kernels": benchmark_kernels,
     "seed_case": benchmark_seed_case,
     "growth": benchmark_growth,
+    "control": benchmark_control,
 }
 LIBRARIES = ("numpy", "ducc0", "radler", "dask", "python-casacore")
 

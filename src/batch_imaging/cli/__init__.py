@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from batch_imaging import __version__
-from batch_imaging.cli import jobs, services
+from batch_imaging.cli import config, jobs, services, standalone
 from batch_imaging.errors import BatchImagingError
 
 LOG = logging.getLogger(__name__)
@@ -56,8 +56,14 @@ for command in (
     services.workflow,
     services.controller,
     services.deployer,
+    standalone.up,
+    standalone.down,
+    standalone.status,
+    standalone.logs,
+    standalone.get,
 ):
     app.command()(command)
+app.add_typer(config.app, name="config")
 
 
 def _terminate(*_: object) -> NoReturn:

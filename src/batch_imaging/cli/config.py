@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Look into the configuration database, and change it by hand.",
-    no_args_is_help=True,
     rich_markup_mode=None,
 )
 
@@ -38,9 +37,7 @@ def _check_workflow(name: str) -> str:
     return name
 
 
-EntryPath = Annotated[
-    str, typer.Argument(metavar="PATH", help="As in /pb.", callback=_check_path)
-]
+EntryPath = Annotated[str, typer.Argument(metavar="PATH", help="As in /pb.", callback=_check_path)]
 Recursive = Annotated[bool, typer.Option("--recursive", "-R", help="All that is below it, too.")]
 
 
@@ -113,12 +110,10 @@ def watch(path: EntryPath = "/") -> None:
 
 @app.command()
 def create(
-    kind: Annotated[Literal["pb"], typer.Argument(help="A processing block.")],
+    kind: Annotated[Literal["pb"], typer.Argument(metavar="pb", help="A processing block.")],
     workflow: Annotated[
         str,
-        typer.Argument(
-            metavar="TYPE:ID:VERSION", help="Which workflow.", callback=_check_workflow
-        ),
+        typer.Argument(metavar="TYPE:ID:VERSION", help="Which workflow.", callback=_check_workflow),
     ],
     parameters: Annotated[
         str, typer.Argument(metavar="PARAMS", help="JSON, @FILE, or - for stdin.")
@@ -171,7 +166,7 @@ def delete(
         str, typer.Argument(metavar="pb|deploy|sb|PATH", help="Kind of the entry, or its path.")
     ],
     entry_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Of that kind; goes with all below it.")
+        str | None, typer.Argument(metavar="ID", help="Of that kind; goes with all below it.")
     ] = None,
     recursive: Recursive = False,
 ) -> None:
@@ -183,22 +178,26 @@ def delete(
       batch-imaging config delete deploy proc-pb-mvp01-20200523-00001-dask
       batch-imaging config delete /workflow -R
     """
-    if (entry_id is None) != target.startswith("/"):
-        raise typer.BadParameter(f"{target}: must be pb, deploy or sb and an ID, or else a PATH")
-    if entry_id is not None:
-        if target not in {"pb", "deploy", "sb"}:
-            raise typer.BadParameter(f"{target}: must be pb, deploy or sb")
-        target, recursive = f"/{target}/{entry_id}", True
     from batch_imaging.control.config import Config
 
+    is_path, is_kind = target.startswith("/"), target in {"pb", "deploy", "sb"}
+    if not (is_path if entry_id is None else is_kind):
+        raise typer.BadParameter(f"{target}: must be pb, deploy or sb with an ID, or a PATH")
+    if entry_id is None:
+        with Config() as config:
+            for gone in _delete(config, _check_path(target), recursive):
+                typer.echo(gone)
+        return
+    path = f"/{target}/{entry_id}"
     with Config() as config:
-        for path in _delete(config, _check_path(target), recursive):
-            typer.echo(path)
+        for txn in config.txn():
+            txn.raw.delete(path, recurse=True)
+    typer.echo(path)
 
 
 @app.command()
 def cancel(
-    kind: Annotated[Literal["pb"], typer.Argument(help="A processing block.")],
+    kind: Annotated[Literal["pb"], typer.Argument(metavar="pb", help="A processing block.")],
     pb_id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
     reason: Annotated[
         str, typer.Option(help="Written into the state.")
@@ -226,7 +225,8 @@ def cancel(
             elif state.status.ended:
                 raise ControlError(f"{pb_id}: cannot be cancelled, it is {state.status} already")
             else:
-                txn.update_processing_block_state(pb_id, state.model_copy(update=cancelled))
+                state = state.without("stage", "fraction").model_copy(update=cancelled)
+                txn.update_processing_block_state(pb_id, state)
 
 
 def _paths_below(txn: "Transaction", path: str) -> list[str]:

@@ -1,9 +1,10 @@
 """Sizes in bytes as Kubernetes writes them: `500Gi`, `1.5G`, `1048576`."""
 
+import math
 import re
 from decimal import Decimal
 
-FACTORS = {"": 1} | {
+FACTORS: dict[str, int] = {"": 1} | {
     f"{prefix}{i}": base**power
     for base, i in ((1000, ""), (1024, "i"))
     for power, prefix in enumerate("KMGTPE" if i else "kMGTPE", start=1)
@@ -21,7 +22,7 @@ def parse_quantity(text: str) -> int:
     match = QUANTITY.fullmatch(text)
     if match is None or match[2] not in FACTORS:
         raise ValueError(f"{text}: is not a size; write a number of bytes, or as in 500Gi or 1.5T")
-    return -int(-Decimal(match[1]) * FACTORS[match[2]] // 1)
+    return math.ceil(Decimal(match[1]) * FACTORS[match[2]])
 
 
 def quantity_text(size_bytes: int) -> str:

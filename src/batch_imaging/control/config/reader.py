@@ -106,5 +106,8 @@ class Reader(ABC):
     def get_deployment_state(self, deploy_id: str) -> DeploymentState | None:
         return self._entity(DeploymentState, deploy_state_path(deploy_id))
 
+    def list_workflows(self) -> list[str]:
+        return self._children("/workflow/")
+
     def get_workflow(self, name: WorkflowName) -> WorkflowDefinition | None:
         return self._entity(WorkflowDefinition, workflow_path(name))

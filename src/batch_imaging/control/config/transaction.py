@@ -125,7 +125,15 @@ class RawEntries:
             keys |= {key for key, write in self._attempt.writes.items() if write}
             keys -= {key for key, write in self._attempt.writes.items() if not write}
             found |= {key for key in keys if key.startswith(prefix)}
-        return sorted(key[key.index("/") + len(self._prefix) :] for key in found)
+        return sorted(self._path(key) for key in found)
+
+    def taken_paths(self, beginning: str) -> set[str]:
+        """Return the paths of this depth that begin so, without a condition for the commit."""
+        attempt, prefix = self._attempt, to_key(self._prefix + beginning)
+        records, revision = self._backend.read_prefix(prefix, attempt.revision)
+        attempt.revision = attempt.revision or revision
+        written = {key for key in attempt.writes if key.startswith(prefix)}
+        return {self._path(key) for key in records.keys() | written}
 
     def create(self, path: str, entry: dict[str, Any], lease: Lease | None = None) -> None:
         """Write a new entry.
@@ -164,6 +172,9 @@ class RawEntries:
         for each in doomed:
             self._write(each, None)
 
+    def _path(self, key: str) -> str:
+        return key[key.index("/") + len(self._prefix) :]
+
     def _key(self, path: str) -> str:
         return to_key(self._prefix + check_path(path))
 
@@ -186,7 +197,12 @@ class RawEntries:
 
 
 class Transaction(Reader):
-    """One transaction; made by `Config.txn`. Malformed entries raise MalformedRecord."""
+    """One transaction; made by `Config.txn`. Malformed entries raise MalformedRecord.
+
+    Attributes
+    ----------
+    revision: of the last attempt that went through: of its writes, or what it has read.
+    """
 
     def __init__(
         self, backend: Backend, prefix: str, owner: Owner, max_retries: int = MAX_RETRIES
@@ -195,6 +211,7 @@ class Transaction(Reader):
         self._backend = backend
         self._owner = owner
         self._max_retries = max_retries
+        self.revision = 0
         self._again = self._wait = False
         self._timeout_s: float | None = None
 
@@ -209,6 +226,7 @@ class Transaction(Reader):
             except Compacted:  # the snapshot is gone: begin with a new one
                 written = None
             if written is not None:
+                self.revision = written
                 if not self._again:
                     return
                 failures = 0
@@ -264,10 +282,15 @@ class Transaction(Reader):
     # processing blocks
 
     def new_processing_block_id(self, generator: str) -> str:
-        """Return the first free `pb-<generator>-<date>-<number>`."""
+        """Return the first free `pb-<generator>-<date>-<number>`.
+
+        The commit depends on the id that is then created, not on the many that are taken.
+        """
+        stem = f"pb-{generator}-{today():%Y%m%d}-"
+        taken = self.raw.taken_paths(pb_path(stem))
         for number in range(100_000):
-            pb_id = f"pb-{generator}-{today():%Y%m%d}-{number:05d}"
-            if self.raw.value(pb_path(pb_id)) is None:
+            pb_id = f"{stem}{number:05d}"
+            if pb_path(pb_id) not in taken:
                 return pb_id
         raise ControlError(f"pb-{generator}-{today():%Y%m%d}: all 100000 ids of the day are taken")
 

@@ -114,7 +114,7 @@ def _release(txn: Transaction, subarray: Subarray, status: SchedulingStatus) -> 
     if block is None:
         return
     released: dict[str, Any] = {"subarray_id": None}
-    if not block.status.ended:
+    if block.status is SchedulingStatus.ACTIVE:
         released["status"] = status
     if status is SchedulingStatus.CANCELLED:
         released |= {"current_scan_type": None, "scan_id": None}

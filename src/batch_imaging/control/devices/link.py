@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from batch_imaging.control.config import Config, View
 from batch_imaging.control.config.encoding import to_key
@@ -18,7 +19,8 @@ CHECK_S = 1.0
 """How often the database is asked whether it is there, when nothing changes."""
 RETRY_S = 0.5
 NOT_YET = "it has not answered yet"
-SHOWN_DEADLINE_S = 1.5
+SHOWN_DEADLINE_S = 1.0
+ANSWER_DEADLINE_S = 1.5
 
 
 class Link:
@@ -43,6 +45,7 @@ class Link:
         self._revision = 0
         self._shown = threading.Condition()
         self._closing = threading.Event()
+        self._asker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="asker")
 
     def run(self) -> None:
         """Follow the database until `close`, through all its absences."""
@@ -56,6 +59,7 @@ class Link:
     def close(self) -> None:
         """Make `run` return, within CHECK_S."""
         self._closing.set()
+        self._asker.shutdown(wait=False)
 
     def record(self, name: str, argument: str, transaction_id: str, log: Log) -> None:
         """Write what a command changes; return when the observation has it.
@@ -65,10 +69,10 @@ class Link:
         ControlError: the command is refused, or the database does not answer.
         """
         config = self._config
-        if config is None:
+        if config is None or not self._answers(config):
             raise ConfigUnavailable(
-                f"Command {name} was not carried out, because the configuration database cannot "
-                f"be reached ({self.problem}); try again when healthState is OK"
+                f"Command {name} was not carried out: the configuration database cannot be reached "
+                f"({self.problem or 'it does not answer'}); try again when healthState is OK"
             )
         for txn in config.txn():
             record_command(txn, self._subarray_id, name, argument, transaction_id, log)
@@ -76,6 +80,15 @@ class Link:
         with self._shown:
             if not self._shown.wait_for(lambda: self._revision >= revision, SHOWN_DEADLINE_S):
                 log.warning("%s is recorded; the attributes will show it later", name)
+
+    def _answers(self, config: Config) -> bool:
+        """Whether the database answers well before Tango's clients give up, which is after 3 s."""
+        answer = self._asker.submit(config.backend.read, to_key(self._path))
+        try:
+            answer.result(ANSWER_DEADLINE_S)
+        except (TimeoutError, ConfigUnavailable):
+            return False
+        return True
 
     @property
     def _path(self) -> str:

@@ -1,4 +1,6 @@
-"""The Tango device of the whole system. Its state stands for itself: subarrays do not ask for it."""
+"""The Tango device of the whole system. Its state stands for itself: subarrays ignore it."""
+
+# mypy: allow-untyped-decorators, allow-subclassing-any
 
 import logging
 
@@ -17,7 +19,7 @@ STATES = {"On": "ON", "Disable": "DISABLE", "Standby": "STANDBY", "Off": "OFF"}
 """The state that each command leads to."""
 
 
-class SDPMaster(Device):  # type: ignore[misc]
+class SDPMaster(Device):
     """The master of the science data processor."""
 
     LastState: str = device_property(

@@ -23,7 +23,7 @@ def run_server(device_class: type[Device]) -> int:
         run((device_class,), args=[name, *sys.argv[1:]], raises=True)
     except tango.DevFailed as error:
         reasons = "; ".join(each.desc.strip() for each in error.args)
-        LOG.error(
+        LOG.critical(
             "%s: cannot start: %s (TANGO_HOST is %s; the devices must be in its database)",
             " ".join([name, *sys.argv[1:]]),
             reasons,

@@ -1,5 +1,7 @@
 """The Tango device of a subarray: hands commands on, and shows what the database says."""
 
+# mypy: allow-untyped-decorators, allow-subclassing-any, no-warn-return-any
+
 import json
 import logging
 import threading
@@ -23,7 +25,7 @@ FOLLOWING = ("State", "obsState", "healthState", "receiveAddresses", "scanType",
 """Attributes that are derived from the configuration database."""
 
 
-class SDPSubarray(Device):  # type: ignore[misc]
+class SDPSubarray(Device):
     """A subarray of the science data processor."""
 
     def init_device(self) -> None:
@@ -175,6 +177,8 @@ class SDPSubarray(Device):  # type: ignore[misc]
         for name, value in self._values().items():
             if self._pushed.get(name) != value:
                 self._pushed[name] = value
+                if name == "State":  # its events carry what was set
+                    self.set_state(value)
                 self.push_change_event(name, value)
 
 

@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from batch_imaging.errors import ControlError
 
 SETTINGS = "standalone.json"
-LOCK = "standalone.lock"
 LOCK_TIMEOUT_S = 90.0
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -110,10 +109,22 @@ class Folder:
             ) from error
 
     def save(self, settings: Settings) -> None:
-        """Write the settings, which makes the folder ours."""
-        partial = self.path / f"{SETTINGS}.partial"
-        partial.write_text(f"{settings.model_dump_json(indent=2)}\n")
-        partial.replace(self.path / SETTINGS)
+        """Write the settings, which makes the folder ours.
+
+        Raises
+        ------
+        ControlError: it cannot be written to.
+        """
+        path = self.path / SETTINGS
+        partial = path.with_suffix(".partial")
+        try:
+            partial.write_text(f"{settings.model_dump_json(indent=2)}\n")
+            partial.replace(path)
+            self.logs.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ControlError(
+                f"{path}: cannot be written ({error.strerror}); choose another --folder"
+            ) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -125,27 +136,31 @@ class Folder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if self.settings() is None and set(os.listdir(self.path)) - {LOCK}:
-                raise ControlError(
-                    f"{self}: is not empty and not a stand-alone system; "
-                    "choose another --folder, or an empty one"
-                )
-            lock = (self.path / LOCK).open("w")
+            descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise ControlError(
                 f"{self}: cannot be used ({error.strerror}); choose another --folder"
             ) from error
-        with lock:
-            deadline = time.monotonic() + LOCK_TIMEOUT_S
-            while not _is_taken(lock.fileno()):
-                if time.monotonic() > deadline:
-                    raise ControlError(
-                        f"{self}: another `up` or `down` has been at work there for more than "
-                        f"{LOCK_TIMEOUT_S:.0f} s; end it, and try again"
-                    )
-                time.sleep(0.1)
-            self.logs.mkdir(exist_ok=True)
+        try:
+            self._wait_for_lock(descriptor)
+            if self.settings() is None and os.listdir(self.path):
+                raise ControlError(
+                    f"{self}: is not empty and not a stand-alone system; "
+                    "choose another --folder, or an empty one"
+                )
             yield
+        finally:
+            os.close(descriptor)
+
+    def _wait_for_lock(self, descriptor: int) -> None:
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        while not _is_taken(descriptor):
+            if time.monotonic() > deadline:
+                raise ControlError(
+                    f"{self}: another `up` or `down` has been at work there for more than "
+                    f"{LOCK_TIMEOUT_S:.0f} s; end it, and try again"
+                )
+            time.sleep(0.1)
 
 
 def _is_taken(descriptor: int) -> bool:

@@ -15,13 +15,11 @@ from typing import Self
 
 import psutil
 
+from batch_imaging.control.deployer.processes import MARK as DEPLOYED_MARK
 from batch_imaging.control.standalone.folder import Folder
 from batch_imaging.errors import ControlError
 
 MARK = "BATCH_IMAGING_SERVICE"
-DEPLOYED_MARK = "BATCH_IMAGING_DEPLOYMENT"
-"""What the deployer starts inherits its mark, and has this one too."""
-
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.05
@@ -141,9 +139,13 @@ class Launch:
         deadline = time.monotonic() + START_TIMEOUT_S
         for service in services:
             process = self._processes.get(service.name)
-            while process and not service.is_ready():
+            while process:
                 if (code := process.poll()) is not None:
-                    raise ControlError(f"{service.name}: ended with {code}; {self._last(service)}")
+                    raise ControlError(
+                        f"{service.name}: ended with code {code}; {self._last(service)}"
+                    )
+                if service.is_ready():
+                    break
                 if time.monotonic() > deadline:
                     raise ControlError(
                         f"{service.name}: is not ready after {START_TIMEOUT_S:.0f} s; "
@@ -172,9 +174,9 @@ def _check_ports(service: Service) -> None:
 
 
 def _holder(port: int) -> str:
-    for connection in psutil.net_connections("tcp"):
-        if connection.laddr.port == port and connection.pid:
-            with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.pid:
                 process = psutil.Process(connection.pid)
                 return f"{' '.join(process.cmdline())[:80]} (process {connection.pid})"
     return "another program"

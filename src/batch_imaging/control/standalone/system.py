@@ -17,6 +17,7 @@ from batch_imaging.errors import ControlError
 
 HOST = "127.0.0.1"
 PROBE_TIMEOUT_S = 1.0
+DEVICE_SERVER = "from batch_imaging.control.devices.{} import main; raise SystemExit(main())"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +82,25 @@ class System:
         }
         options = (f"{name}={value}" for name, value in limits.items() if value is not None)
         command = _python("-m", "batch_imaging", "controller", *options)
-        return Service("controller", command, self._environment(), lambda: True)
+        return Service("controller", command, self._environment(), self._is_led)
+
+    def _is_led(self) -> bool:
+        """Whether a controller acts; one that was killed does so until its lease has run out."""
+        found = None
+        with self.config() as config:
+            for txn in config.txn():
+                found = txn.raw.value("/leader/processing-controller")
+        return found is not None
 
     def _deployer(self) -> Service:
         command = _python("-m", "batch_imaging", "deployer", "--folder", str(self.folder))
-        return Service("deployer", command, self._environment(), lambda: True)
+        return Service("deployer", command, self._environment(), self._is_deployer_at_work)
+
+    def _is_deployer_at_work(self) -> bool:
+        """Whether the deployer has come so far as to keep others out of its folder."""
+        lock = str(self.folder.path / "deployer.lock")
+        deployer = running_services(self.folder).get("deployer")
+        return deployer is not None and lock in {each.path for each in deployer.open_files()}
 
     def _devices(self) -> list[Service]:
         numbers = range(1, self.settings.subarrays + 1)
@@ -96,7 +111,7 @@ class System:
         device = f"mid_sdp/elt/{name.replace('-', '_')}"
         return Service(
             name,
-            _python("-m", f"batch_imaging.control.devices.{module}", str(instance)),
+            _python("-c", DEVICE_SERVER.format(module), str(instance)),
             self._environment(ORBendPoint=f"giop:tcp:{HOST}:0"),
             lambda: _device_answers(self.device_url(device)),
             device,

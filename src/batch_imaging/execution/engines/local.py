@@ -10,11 +10,10 @@ import dask
 from distributed import Client, LocalCluster
 
 from batch_imaging.errors import ClusterStartTimeout
+from batch_imaging.execution.engines.settings import DASK_SETTINGS
 from batch_imaging.execution.executor import DaskExecutor
 
 START_DEADLINE_S = 60.0
-RESTART_S = 3.0  # a worker needs about one; DaskExecutor waits for it several times
-KEPT_FREE_BYTES = 128 * 2**20
 
 
 @contextmanager
@@ -29,27 +28,9 @@ def local_executor(
     ------
     ClusterStartTimeout: not all workers connected within ``deadline_s``.
     """
-    quiet = logging.WARNING
-    settings = {
-        "distributed.scheduler.allowed-failures": 2,
-        "distributed.scheduler.no-workers-timeout": RESTART_S,
-        # A worker that Dask pauses would stay so for good: what it frees it keeps for the next
-        # image (below). There is nothing to spill either.
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        "distributed.worker.memory.terminate": 0.97,
-        "distributed.logging": {"distributed": quiet},
-        # The arguments of a unit may be images; they go to one worker, once.
-        "distributed.admin.large-graph-warning-threshold": "1 GiB",
-        # Dask hands freed memory back at once; images are allocated again in the next moment, and
-        # the page faults cost a quarter of the time.
-        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEPT_FREE_BYTES,
-        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": KEPT_FREE_BYTES,
-    }
     with (
         tempfile.TemporaryDirectory(prefix="batch-imaging-workers-") as folder,
-        dask.config.set(settings, temporary_directory=folder),
+        dask.config.set(DASK_SETTINGS, temporary_directory=folder),
     ):
         try:
             cluster = LocalCluster(
@@ -62,7 +43,7 @@ def local_executor(
                 scheduler_kwargs={"dashboard": False},
                 memory_limit=memory_limit_bytes,
                 local_directory=folder,
-                silence_logs=quiet,
+                silence_logs=logging.WARNING,
             )
         except (TimeoutError, RuntimeError) as error:
             raise ClusterStartTimeout(f"local Dask cluster did not start: {error}") from error

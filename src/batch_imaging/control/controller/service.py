@@ -1,0 +1,102 @@
+"""The controller as a process: look, decide, do, again."""
+
+import logging
+import os
+import time
+from typing import NoReturn
+
+from batch_imaging.control.config import Config, View
+from batch_imaging.control.controller.actions import apply
+from batch_imaging.control.controller.definitions import Definitions, DefinitionsReader
+from batch_imaging.control.controller.resources import Capacity
+from batch_imaging.control.controller.rules import decide
+from batch_imaging.control.leader import Leader
+from batch_imaging.errors import ConfigUnavailable, ControlError
+
+LOG = logging.getLogger(__name__)
+
+NAME = "processing-controller"
+TICK_S = 1.0
+"""How often it looks when nothing has changed: for retention, definitions and the lead."""
+
+
+class Controller:
+    """Does what the rules say as long as it leads.
+
+    Parameters
+    ----------
+    retention_s: how long the deployment of a script stays after the end of its block.
+    """
+
+    def __init__(
+        self, config: Config, leader: Leader, capacity: Capacity, retention_s: float
+    ) -> None:
+        self._config = config
+        self._leader = leader
+        self._capacity = capacity
+        self._retention_s = retention_s
+        self._ended_s: dict[str, float] = {}
+        self._written_revision = 0
+
+    def step(self, view: View, definitions: Definitions) -> None:
+        """Do what is to be done, unless the view does not show yet what was done last.
+
+        Raises
+        ------
+        ConfigUnavailable: the database does not answer.
+        """
+        if not self._leader.leads(view):
+            self._written_revision = 0
+            return
+        if view.revision < self._written_revision:
+            return
+        for action in decide(view, definitions, self._capacity, self._is_expired):
+            try:
+                revision = apply(self._config, action, self._leader)
+            except ConfigUnavailable:
+                raise
+            except ControlError as error:
+                LOG.warning("%s: not done: %s", action, error)
+            else:
+                self._written_revision = max(revision, self._written_revision)
+                if revision:
+                    LOG.info("%s", action)
+
+    def _is_expired(self, pb_id: str) -> bool:
+        """Whether a block has been seen ended for long enough."""
+        now = time.monotonic()
+        return now - self._ended_s.setdefault(pb_id, now) >= self._retention_s
+
+
+def run_controller(
+    config: Config, capacity: Capacity, workflows: str | None, retention_s: float
+) -> NoReturn:
+    """Control processing until the process is told to end.
+
+    Parameters
+    ----------
+    workflows: file or URL of definitions, read again all SDP_WORKFLOWS_REFRESH seconds (300);
+        unset, SDP_WORKFLOWS_URL.
+    retention_s: how long the deployment of a script stays after the end of its block.
+    """
+    source = workflows or os.environ.get("SDP_WORKFLOWS_URL")
+    refresh_s = float(os.environ.get("SDP_WORKFLOWS_REFRESH", "300"))
+    with (
+        DefinitionsReader(source, refresh_s) as reader,
+        Leader(config, NAME) as leader,
+        config.follow() as follower,
+    ):
+        controller = Controller(config, leader, capacity, retention_s)
+        is_away = False
+        while True:
+            try:
+                follower.wait(TICK_S)
+                controller.step(follower.view, reader.definitions)
+            except ConfigUnavailable as error:
+                if not is_away:
+                    LOG.warning("%s; trying again until it does", error)
+                is_away = True
+            else:
+                if is_away:
+                    LOG.warning("The configuration database answers again")
+                is_away = False

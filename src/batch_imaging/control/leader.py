@@ -1,0 +1,85 @@
+"""One of several like processes acts, the others stand by.
+
+The one that leads has created the key `/leader/<name>` under a lease. When it ends, or is not heard
+of for as long as the lease lasts, the key vanishes and one of the others creates it again.
+"""
+
+import logging
+from typing import Any, Self
+
+from batch_imaging.control.config import Config, Transaction, View
+from batch_imaging.control.config.backend import Lease
+from batch_imaging.errors import ControlError
+
+LOG = logging.getLogger(__name__)
+
+
+class Leader:
+    """Candidate for the lead; as a context it gives the lead up at the end."""
+
+    def __init__(self, config: Config, name: str) -> None:
+        self.path = f"/leader/{name}"
+        self._config = config
+        self._lease: Lease | None = None
+        self._since = 0
+        self._role = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lease:
+            self._lease.revoke()
+
+    def leads(self, view: View) -> bool:
+        """Whether this process leads, and ``view`` shows all that was done before it did.
+
+        If nobody leads, it tries to; a later view will show the outcome.
+        """
+        is_shown = view.revision >= self._since
+        is_gone = is_shown and self.path not in view
+        if self._lease and (is_gone or self._lease.lost.is_set()):
+            self._stand_by()
+        if self._lease is None and self.path not in view:
+            self._try()
+        if self._lease is None:
+            self._now("stands by")
+        return self._lease is not None and view.revision >= self._since
+
+    def confirm(self, txn: Transaction) -> bool:
+        """Let the transaction go through only while this process leads; else False."""
+        leads = self._lease is not None and txn.raw.get(self.path) == self._entry(self._lease)
+        if not leads:
+            self._stand_by()
+        return leads
+
+    def _try(self) -> None:
+        lease = self._config.lease()
+        try:
+            for txn in self._config.txn():
+                if is_free := txn.raw.get(self.path) is None:
+                    txn.raw.create(self.path, self._entry(lease), lease)
+        except ControlError:
+            lease.revoke()
+            raise
+        if is_free:
+            self._lease, self._since = lease, txn.revision
+            self._now("leads")
+        else:
+            lease.revoke()
+
+    def _stand_by(self) -> None:
+        """Give up what there is of a lead."""
+        if self._lease:
+            LOG.warning("%s: the lead is lost", self.path)
+            lease, self._lease = self._lease, None
+            lease.revoke()
+
+    def _now(self, role: str) -> None:
+        if role != self._role:
+            LOG.info("%s: this process %s", self.path, role)
+            self._role = role
+
+    def _entry(self, lease: Lease) -> dict[str, Any]:
+        """Return what only this process writes: process ids alone are the same in two pods."""
+        return self._config.owner.to_object() | {"lease": lease.id}

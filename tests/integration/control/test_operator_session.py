@@ -1,0 +1,84 @@
+"""An operator's session in the real itango program, and what comes of it."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sessions import StandAlone, batch_imaging, scheduling_block, status_of, wait_until
+
+from batch_imaging.control.config.entities import Status
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+SCRIPTS = Path(__file__).resolve().parents[3] / "tango_scripts"
+LOG_LINES = [
+    "INFO:batch_imaging:Claimed processing block pb-session-20200523-00001",
+    "INFO:batch_imaging:Waiting for resources to be available",
+    "INFO:batch_imaging:Resources are available",
+    "INFO:batch_imaging:Creating buffer reservations",
+    "INFO:batch_imaging:Deploying Dask EE",
+    "INFO:batch_imaging:Running simulation pipeline",
+    "INFO:batch_imaging:Running ICAL pipeline",
+    "INFO:batch_imaging:Running spectral imaging pipeline",
+    "INFO:batch_imaging:Finished processing",
+    "INFO:batch_imaging:Removing Dask EE deployment",
+]
+
+
+@pytest.fixture(scope="module")
+def stand_alone(tmp_path_factory) -> Iterator[StandAlone]:
+    system = StandAlone(tmp_path_factory.mktemp("session"))
+    system.up()
+    yield system
+    system.down()
+
+
+def itango(stand_alone: StandAlone, *arguments: str, folder: Path) -> str:
+    """Run the itango program in a home of its own, and return its output."""
+    environment = os.environ | stand_alone.system.exports
+    environment |= {"HOME": str(folder), "IPYTHONDIR": str(folder), "TERM": "dumb"}
+    done = subprocess.run(
+        ["itango", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_an_operators_session(stand_alone, tmp_path):
+    request = scheduling_block("session")
+    realtime, batch = (block["id"] for block in request["processing_blocks"])
+    typed = tmp_path / "session.py"
+    typed.write_text(
+        "d = DeviceProxy('mid_sdp/elt/subarray_1')\n"
+        f"config_sbi = '''{json.dumps(request)}'''\n"
+        "d.AssignResources(config_sbi)\n"
+        "print('after AssignResources:', d.obsState.name)\n"
+    )
+    assert "after AssignResources: IDLE" in itango(stand_alone, str(typed), folder=tmp_path)
+    with stand_alone.config() as config:
+        wait_until(config, lambda view: status_of(view, realtime) == Status.RUNNING, realtime)
+        wait_until(config, lambda view: status_of(view, batch) == Status.WAITING, batch)
+    itango(stand_alone, str(SCRIPTS / "release_resources.py"), folder=tmp_path)
+    with stand_alone.config() as config:
+        wait_until(config, lambda view: (status_of(view, batch) or Status.WAITING).ended, "end")
+        with config.follow() as follower:
+            view = follower.view
+            assert status_of(view, realtime) == Status.FINISHED
+            assert status_of(view, batch) == Status.FINISHED
+            assert view.get_scheduling_block(request["id"]).status == "FINISHED"
+            assert f"proc-{batch}-dask" not in view.list_deployments()
+    log = batch_imaging("logs", batch, "--folder", str(stand_alone.folder)).splitlines()
+    assert [line for line in log if line in LOG_LINES] == LOG_LINES
+    image = stand_alone.folder / "buffers" / f"buff-{batch}-img"
+    assert (image / "ska_pipeline_ical_restored.fits").exists()
+    summary = json.loads((image / "report" / "summary.json").read_text())
+    assert summary["outcome"] == "finished"
