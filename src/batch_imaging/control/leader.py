@@ -28,29 +28,36 @@ class Leader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lease:
-            self._lease.revoke()
+        self.resign()
 
     def leads(self, view: View) -> bool:
         """Whether this process leads, and ``view`` shows all that was done before it did.
 
         If nobody leads, it tries to; a later view will show the outcome.
         """
-        is_shown = view.revision >= self._since
-        is_gone = is_shown and self.path not in view
-        if self._lease and (is_gone or self._lease.lost.is_set()):
-            self._stand_by()
-        if self._lease is None and self.path not in view:
+        is_current = view.revision >= self._since
+        is_free = self.path not in view
+        if self._lease and (self._lease.lost.is_set() or (is_free and is_current)):
+            self._lose()
+        if self._lease:
+            return is_current
+        if is_free:
             self._try()
-        if self._lease is None:
+        else:
             self._now("stands by")
-        return self._lease is not None and view.revision >= self._since
+        return False
+
+    def resign(self) -> None:
+        """Give the lead up, if this process has it."""
+        lease, self._lease = self._lease, None
+        if lease:
+            lease.revoke()
 
     def confirm(self, txn: Transaction) -> bool:
         """Let the transaction go through only while this process leads; else False."""
         leads = self._lease is not None and txn.raw.get(self.path) == self._entry(self._lease)
         if not leads:
-            self._stand_by()
+            self._lose()
         return leads
 
     def _try(self) -> None:
@@ -68,12 +75,11 @@ class Leader:
         else:
             lease.revoke()
 
-    def _stand_by(self) -> None:
-        """Give up what there is of a lead."""
+    def _lose(self) -> None:
         if self._lease:
             LOG.warning("%s: the lead is lost", self.path)
-            lease, self._lease = self._lease, None
-            lease.revoke()
+            self._role = ""
+            self.resign()
 
     def _now(self, role: str) -> None:
         if role != self._role:

@@ -12,6 +12,8 @@ from typing import Protocol
 from batch_imaging.errors import ControlError
 
 LEASE_TTL_S = 10.0
+DEADLINE_S = 5.0
+"""How long a call goes on trying while the store is away, unless told otherwise."""
 
 
 class Compacted(ControlError):

@@ -5,7 +5,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from batch_imaging.control.config.backend import LEASE_TTL_S, Backend, Lease
+from batch_imaging.control.config.backend import DEADLINE_S, LEASE_TTL_S, Backend, Lease
 from batch_imaging.control.config.entities import Owner
 from batch_imaging.control.config.memory_backend import MemoryBackend
 from batch_imaging.control.config.transaction import MAX_RETRIES, Transaction
@@ -71,6 +71,7 @@ class Config:
     backend: its name, or a store to share; unset, SDP_CONFIG_BACKEND or etcd3.
     global_prefix: put before all paths: empty, or '/' and a name; unset, SDP_CONFIG_PREFIX.
     owner: what this client writes as the owner of processing blocks; default: this process.
+    deadline_s: how long a call goes on trying while the store is away.
     settings: as ConnectionSettings.
 
     Raises
@@ -84,6 +85,7 @@ class Config:
         backend: BackendName | Backend | None = None,
         global_prefix: str | None = None,
         owner: Owner | dict[str, Any] | None = None,
+        deadline_s: float = DEADLINE_S,
         **settings: Any,
     ) -> None:
         if global_prefix is None:
@@ -97,7 +99,7 @@ class Config:
             owner = Owner.model_validate(owner)
         self.owner = owner or Owner.this_process()
         self._owns_backend = backend is None or isinstance(backend, str)
-        self.backend = _open_backend(backend, settings)
+        self.backend = _open_backend(backend, settings, deadline_s)
         self._client_lease: Lease | None = None
         self._lock = threading.Lock()
 
@@ -142,7 +144,9 @@ class Config:
             self.backend.close()
 
 
-def _open_backend(backend: BackendName | Backend | None, settings: dict[str, Any]) -> Backend:
+def _open_backend(
+    backend: BackendName | Backend | None, settings: dict[str, Any], deadline_s: float
+) -> Backend:
     if backend is not None and not isinstance(backend, str):
         return backend
     name = backend or os.environ.get("SDP_CONFIG_BACKEND", "etcd3")
@@ -152,4 +156,4 @@ def _open_backend(backend: BackendName | Backend | None, settings: dict[str, Any
         raise ValueError(f"SDP_CONFIG_BACKEND = {name}: must be etcd3 or memory")
     from batch_imaging.control.config.etcd_backend import EtcdBackend
 
-    return EtcdBackend(ConnectionSettings.from_environment(**settings))
+    return EtcdBackend(ConnectionSettings.from_environment(**settings), deadline_s)

@@ -29,7 +29,9 @@ def to_key(path: str) -> str:
 def to_path(key: str) -> str | None:
     """Return the path of a key; None for a key that is not one of ours."""
     match = TAGGED.fullmatch(key)
-    return match[2] if match and int(match[1]) == match[2].count("/") else None
+    if match is None or match[2].endswith("/") or int(match[1]) != match[2].count("/"):
+        return None
+    return match[2]
 
 
 def check_path(path: str) -> str:
@@ -59,8 +61,10 @@ def to_object(path: str, value: bytes) -> dict[str, Any]:
     """
     try:
         entry = json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedRecord(path, f"is not JSON ({error})") from error
     if not isinstance(entry, dict):
-        raise MalformedRecord(path, f"is not a JSON object but {value[:40].decode()}")
+        raise MalformedRecord(
+            path, f"is not a JSON object but {value[:40].decode(errors='replace')}"
+        )
     return entry

@@ -1,6 +1,7 @@
 """The configuration database in etcd, by its gRPC interface."""
 
-import logging
+import itertools
+import math
 import os
 import queue
 import threading
@@ -18,6 +19,7 @@ from etcd3 import etcdrpc as rpc
 from etcd3.etcdrpc.kv_pb2 import Event
 
 from batch_imaging.control.config.backend import (
+    DEADLINE_S,
     LEASE_TTL_S,
     Changes,
     Compacted,
@@ -34,18 +36,10 @@ from batch_imaging.errors import ConfigUnavailable, ControlError
 if TYPE_CHECKING:
     from batch_imaging.control.config.client import ConnectionSettings
 
-LOG = logging.getLogger(__name__)
-
-DEADLINE_S = 5.0
-"""How long a call is tried again while etcd is away."""
-
 BACKGROUND_DEADLINE_S = 1.0
-"""The same for calls that a thread repeats anyway."""
+"""How long a call is tried again, while etcd is away, by a thread that repeats it anyway."""
 
 RETRY_S = 0.1
-
-RECEIPT_TTL_S = 60
-"""How long the trace of a commit is kept; much longer than DEADLINE_S."""
 
 ALL_KEYS = (b"0", b":")
 """The range of the keys that begin with a digit."""
@@ -57,6 +51,7 @@ CHANNEL_OPTIONS = {
     "grpc.max_reconnect_backoff_ms": 500,
     "grpc.keepalive_time_ms": 10_000,
     "grpc.keepalive_timeout_ms": 5_000,
+    "grpc.enable_http_proxy": 0,
 }
 
 AWAY = {
@@ -73,14 +68,19 @@ TOKEN_REFUSED = ("invalid auth token", "revision of auth store is old")
 class EtcdBackend:
     """A connection to etcd 3.4 or later.
 
+    Parameters
+    ----------
+    deadline_s: how long a call is tried again while etcd is away.
+
     Raises
     ------
     ConfigUnavailable: etcd does not answer.
     ControlError: it refuses the user, or the certificate file cannot be read.
     """
 
-    def __init__(self, settings: "ConnectionSettings") -> None:
+    def __init__(self, settings: "ConnectionSettings", deadline_s: float = DEADLINE_S) -> None:
         self._settings = settings
+        self._deadline_s = min(deadline_s, DEADLINE_S)  # a wrong address is told soon
         self._endpoint = f"{settings.host}:{settings.port}"
         self._channel = _open_channel(self._endpoint, settings)
         self._auth = rpc.AuthStub(self._channel)
@@ -97,6 +97,7 @@ class EtcdBackend:
         except ControlError:
             self._channel.close()
             raise
+        self._deadline_s = deadline_s
 
     def read(self, key: str, revision: int = 0) -> tuple[Record | None, int]:
         response = self._call(self._kv.Range, rpc.RangeRequest(key=key.encode(), revision=revision))
@@ -131,32 +132,28 @@ class EtcdBackend:
         return receipts[0].mod_revision if receipts else None
 
     def watch(self, revision: int) -> "EtcdWatch":
-        return self._opened(EtcdWatch(self, revision))
+        return EtcdWatch(self, revision)
 
     def lease(self, ttl_s: float = LEASE_TTL_S) -> "EtcdLease":
-        return self._opened(EtcdLease(self, self._grant(ttl_s), ttl_s))
+        return EtcdLease(self, self._grant(ttl_s), ttl_s)
 
     def close(self) -> None:
         for each in tuple(self._open):
             each.close()
         self._channel.close()
 
-    def _opened(self, opened: Any) -> Any:
-        self._open.add(opened)
-        opened.thread.start()
-        return opened
-
     def _receipt_lease(self) -> int:
         with self._lock:
             lease_id, good_until = self._receipts
             if time.monotonic() > good_until:
-                good_until = time.monotonic() + RECEIPT_TTL_S / 2
-                lease_id = self._grant(RECEIPT_TTL_S)
+                kept_s = self._deadline_s + 30.0
+                good_until = time.monotonic() + kept_s
+                lease_id = self._grant(2 * kept_s)
                 self._receipts = lease_id, good_until
             return lease_id
 
     def _grant(self, ttl_s: float) -> int:
-        request = rpc.LeaseGrantRequest(TTL=max(1, round(ttl_s)))
+        request = rpc.LeaseGrantRequest(TTL=math.ceil(ttl_s))
         return int(self._call(self._leases.LeaseGrant, request).ID)
 
     def _refresh(self, lease_id: int) -> bool:
@@ -179,20 +176,19 @@ class EtcdBackend:
         requests = iter((rpc.WatchRequest(create_request=create),))
         return self._watches.Watch(requests, metadata=self._metadata)
 
-    def _authenticate(self, deadline_s: float = DEADLINE_S) -> None:
+    def _authenticate(self, deadline_s: float | None = None) -> None:
         """Get a new token, if there is a user."""
         name, password = self._settings.username, self._settings.password
         if name:
             request = rpc.AuthenticateRequest(name=name, password=password or "")
-            self._metadata = ()
             token = self._call(self._auth.Authenticate, request, deadline_s).token
             self._metadata = (("token", token),)
 
     def _call(
-        self, method: Callable[..., Any], request: Any, deadline_s: float = DEADLINE_S
+        self, method: Callable[..., Any], request: Any, deadline_s: float | None = None
     ) -> Any:
         """Call etcd; again, if it is away, until the deadline."""
-        deadline = time.monotonic() + deadline_s
+        deadline = time.monotonic() + (deadline_s or self._deadline_s)
         while True:
             left_s = max(RETRY_S, deadline - time.monotonic())
             try:
@@ -222,9 +218,11 @@ class EtcdLease:
         self._backend = backend
         self._interval_s = ttl_s / 4
         self._ended = threading.Event()
-        self.thread = threading.Thread(
+        self._thread = threading.Thread(
             target=self._keep_alive, name=f"lease {lease_id:x}", daemon=True
         )
+        backend._open.add(self)
+        self._thread.start()
 
     def revoke(self) -> None:
         if not self._ended.is_set():
@@ -233,7 +231,7 @@ class EtcdLease:
     def close(self) -> None:
         self._ended.set()
         self._backend._open.discard(self)
-        self.thread.join()
+        self._thread.join()
         with suppress(ControlError):  # gone already, or it expires
             self._backend._revoke(self.id)
 
@@ -255,7 +253,9 @@ class EtcdWatch:
         self._ended = threading.Event()
         self._stream: Any = None
         self._lock = threading.Lock()
-        self.thread = threading.Thread(target=self._run, name="watch of etcd", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watch of etcd", daemon=True)
+        backend._open.add(self)
+        self._thread.start()
 
     def next(self, timeout_s: float) -> Changes | None:
         try:
@@ -276,7 +276,7 @@ class EtcdWatch:
             if self._stream:
                 self._stream.cancel()
         self._queue.put(None)
-        self.thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -305,20 +305,15 @@ class EtcdWatch:
         return bool(response.compact_revision or is_older)
 
     def _take(self, events: Sequence[Any]) -> None:
-        if not events:
-            return
-        revision = max(event.kv.mod_revision for event in events)
-        self._revision = revision + 1
-        self._queue.put(
-            Changes(
-                revision,
-                {
-                    name: None if event.type == Event.DELETE else _record(event.kv)
-                    for event in events
-                    if (name := _text(event.kv.key))
-                },
-            )
-        )
+        """Pass events on, those of one revision together."""
+        for revision, together in itertools.groupby(events, lambda event: event.kv.mod_revision):
+            records = {
+                name: None if event.type == Event.DELETE else _record(event.kv)
+                for event in together
+                if (name := _text(event.kv.key))
+            }
+            self._revision = revision + 1
+            self._queue.put(Changes(revision, records))
 
 
 def _open_channel(endpoint: str, settings: "ConnectionSettings") -> grpc.Channel:
@@ -343,11 +338,11 @@ def _compare(condition: Condition) -> Any:
         case Present(key):
             return rpc.Compare(target="VERSION", result="GREATER", key=key.encode(), version=0)
         case NothingNewer(prefix, revision):
-            key, end = _range_of(prefix)
+            first, end = _range_of(prefix)
             return rpc.Compare(
                 target="CREATE",
                 result="LESS",
-                key=key,
+                key=first,
                 range_end=end,
                 create_revision=revision + 1,
             )

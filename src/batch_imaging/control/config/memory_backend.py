@@ -17,6 +17,7 @@ from batch_imaging.control.config.backend import (
     Unchanged,
     Write,
 )
+from batch_imaging.errors import ControlError
 
 KEPT_REVISIONS = 10_000
 
@@ -49,6 +50,9 @@ class MemoryBackend:
         with self._changed:
             if not all(map(self._holds, conditions)):
                 return None
+            leases = {write.lease_id for write in writes.values() if write and write.lease_id}
+            if leases - self._leases.keys():
+                raise ControlError("the lease of an entry to be written is gone")
             return self._write(writes)
 
     def watch(self, revision: int) -> "MemoryWatch":

@@ -27,7 +27,7 @@ from batch_imaging.control.config.backend import (
     Unchanged,
     Write,
 )
-from batch_imaging.control.config.encoding import check_path, to_key, to_object, to_value
+from batch_imaging.control.config.encoding import check_path, to_key, to_object, to_path, to_value
 from batch_imaging.control.config.entities import (
     Deployment,
     DeploymentState,
@@ -125,7 +125,7 @@ class RawEntries:
             keys |= {key for key, write in self._attempt.writes.items() if write}
             keys -= {key for key, write in self._attempt.writes.items() if not write}
             found |= {key for key in keys if key.startswith(prefix)}
-        return sorted(self._path(key) for key in found)
+        return sorted(self._path(key) for key in found if to_path(key))
 
     def taken_paths(self, beginning: str) -> set[str]:
         """Return the paths of this depth that begin so, without a condition for the commit."""
@@ -220,11 +220,8 @@ class Transaction(Reader):
         while True:
             self.raw._attempt = attempt = _Attempt()
             self._again = self._wait = False
-            try:
-                yield self
-                written = self._commit(attempt)
-            except Compacted:  # the snapshot is gone: begin with a new one
-                written = None
+            yield self
+            written = self._commit(attempt)
             if written is not None:
                 self.revision = written
                 if not self._again:

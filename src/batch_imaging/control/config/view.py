@@ -86,7 +86,7 @@ class Follower:
         self._prefix = prefix
         self.view = View()
         self.changed: set[str] = set()
-        self._watch: Watch | None = self._read_all()
+        self._watch = self._read_all()
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +100,6 @@ class Follower:
         deadline = time.monotonic() + timeout_s
         while not self.changed:
             try:
-                self._watch = self._watch or self._read_all()
                 changes = self._watch.next(max(0.0, deadline - time.monotonic()))
                 if changes is None:
                     return False
@@ -108,14 +107,13 @@ class Follower:
                     self._apply(changes.records, changes.revision)
                     changes = self._watch.next(0.0)
             except Compacted:
-                self.close()
-                self._watch = None
+                broken, self._watch = self._watch, self._read_all()
+                broken.close()
         return True
 
     def close(self) -> None:
         """End the watch; a `wait` in another thread returns False."""
-        if self._watch:
-            self._watch.close()
+        self._watch.close()
 
     def _read_all(self) -> Watch:
         """Read everything, count as changed what differs, and watch from there on."""

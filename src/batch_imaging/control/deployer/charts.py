@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 from batch_imaging.control.config.entities import DeploymentState, DeploymentStatus
 from batch_imaging.control.config.quantity import parse_quantity, quantity_text
-from batch_imaging.control.deployer.programs import Programs, failed
+from batch_imaging.control.deployer.programs import Programs
 from batch_imaging.errors import ControlError, ResourceError
 from batch_imaging.execution.engines.settings import write_dask_settings
 
@@ -71,9 +71,9 @@ class Buffer:
             self._used_bytes = used_bytes(self.path)
             self._measure_at_s = now_s + MEASURE_S
         if not self.path.is_dir():
-            return failed(f"{self.path}: somebody has removed this directory")
+            return self._failed(f"{self.path}: somebody has removed this directory")
         if self._used_bytes > self._size_bytes:
-            return failed(
+            return self._failed(
                 f"{self.path}: holds {quantity_text(self._used_bytes)}, more than its size of "
                 f"{quantity_text(self._size_bytes)}; remove files, or make a larger buffer"
             )
@@ -82,6 +82,9 @@ class Buffer:
     def remove(self) -> None:
         if self.path.exists():
             shutil.rmtree(self.path)
+
+    def _failed(self, reason: str) -> DeploymentState:
+        return DeploymentState(status=DeploymentStatus.FAILED, reason=reason, path=str(self.path))
 
 
 class Workflow(Programs):

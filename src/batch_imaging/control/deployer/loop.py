@@ -68,6 +68,10 @@ def run_deployer(config: Config, deployer: Deployer) -> NoReturn:
         work.close()
 
 
+def failed(reason: str) -> DeploymentState:
+    return DeploymentState(status=DeploymentStatus.FAILED, reason=reason)
+
+
 class DeployerWork:
     """What a deployer has at hand: deployments that are held, refused or being worked on."""
 
@@ -106,14 +110,20 @@ class DeployerWork:
     ) -> None:
         refused, reason = self._refused.get(deploy_id, (None, ""))
         if deploy_id in self._held:
-            state = self._deployer.state(deploy_id)
+            state = self._state(deploy_id)
         elif refused == deployment:
-            state = DeploymentState(status=DeploymentStatus.FAILED, reason=reason)
+            state = failed(reason)
         else:
             self._begin(deploy_id, partial(self._install, deploy_id, deployment))
             return
         if state != written:
             self._write(deploy_id, state)
+
+    def _state(self, deploy_id: str) -> DeploymentState:
+        try:
+            return self._deployer.state(deploy_id)
+        except Exception as error:  # it fails alone
+            return failed(f"its state is not known: {error}")
 
     def _write(self, deploy_id: str, state: DeploymentState) -> None:
         level = logging.WARNING if state.status == DeploymentStatus.FAILED else logging.INFO

@@ -123,7 +123,7 @@ class Programs(ABC):
         codes: dict[str, int | None] = {}
         for name, pid in record.pids.items() if record else ():
             lives = is_marked(pid, mark_of(self.folder, self.deploy_id))
-            with suppress(FileNotFoundError):  # looked for later than the process, that writes it
+            with suppress(FileNotFoundError):  # read after the look at the process that writes it
                 if text := self._exit_file(name).read_text():
                     codes[name] = int(text)
             if not lives:
@@ -156,7 +156,3 @@ def _last_line(log: Path) -> str:
     except OSError as error:
         return str(error)
     return next((line.strip() for line in reversed(lines) if line.strip()), "it says nothing")
-
-
-def failed(reason: str) -> DeploymentState:
-    return DeploymentState(status=DeploymentStatus.FAILED, reason=reason)

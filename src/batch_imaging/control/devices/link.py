@@ -52,7 +52,7 @@ class Link:
         while not self._closing.is_set():
             try:
                 self._follow()
-            except ControlError as error:
+            except (ControlError, ValueError) as error:  # ValueError: of SDP_CONFIG_*
                 self._show_problem(error)
             self._closing.wait(RETRY_S)
 
@@ -120,10 +120,10 @@ class Link:
         if before != (self.observation, None):
             self._publish()
 
-    def _show_problem(self, error: ControlError) -> None:
+    def _show_problem(self, error: Exception) -> None:
         """Say so once in an outage; the last observation stays."""
         is_new = self._config is not None or self.problem == NOT_YET
         self._config, self.problem = None, str(error)
         if is_new:
-            LOG.warning("the configuration database cannot be reached: %s; trying again", error)
+            LOG.warning("the configuration database cannot be used: %s; trying again", error)
             self._publish()

@@ -76,6 +76,6 @@ class SDPMaster(Device):
         log.info("%s: exit %s", self.get_name(), name)
 
 
-def main() -> int:
+def main() -> None:
     """Run the server `SDPMaster INSTANCE`."""
-    return run_server(SDPMaster)
+    run_server(SDPMaster)

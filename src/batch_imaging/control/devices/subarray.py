@@ -38,8 +38,7 @@ class SDPSubarray(Device):
         self.set_state(tango.DevState.UNKNOWN)
         number = self.get_name().rpartition("_")[2]
         self._link = Link(number.zfill(2), self._push_changes)
-        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._follow, name="follower", daemon=True).start()
 
     def delete_device(self) -> None:
         """End the link."""
@@ -182,6 +181,6 @@ class SDPSubarray(Device):
                 self.push_change_event(name, value)
 
 
-def main() -> int:
+def main() -> None:
     """Run the server `SDPSubarray INSTANCE`."""
-    return run_server(SDPSubarray)
+    run_server(SDPSubarray)

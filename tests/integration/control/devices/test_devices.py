@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 import threading
 import time
 
@@ -267,6 +268,15 @@ def test_absence_of_the_database(start_subarray, etcd_server):
     device.ReleaseResources()
     assert device.obsState == ObsState.EMPTY
     server.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_a_server(start_subarray, etcd, number):
+    server = start_subarray(2, etcd, PREFIX)
+    server.proxy()
+    wait_for(lambda: "Ready to accept request" in server.log.read_text(), True)
+    server.process.send_signal(number)
+    assert server.process.wait(DEADLINE_S) == 0, server.log.read_text()
 
 
 def test_master(start_master):

@@ -379,7 +379,7 @@ class TestTwoControllers:
         with config.follow() as follower:
             other.step(follower.view, Definitions())
             assert room.state("pb-a") is None
-            room.leader.__exit__()
+            room.leader.resign()
             for _ in range(3):
                 follower.wait(0)
                 other.step(follower.view, Definitions())
