@@ -1,4 +1,4 @@
-"""How fast the control system is: a real one on this machine, empty and with 500 finished blocks."""
+"""How fast a real control system on this machine is, empty and with 500 finished blocks."""
 
 import json
 import statistics

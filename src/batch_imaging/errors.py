@@ -14,6 +14,7 @@
     │   │   ├── ConfigCollision          what should be created is there already
     │   │   ├── ConfigVanished           what should be changed is not there
     │   │   └── MalformedRecord          an entry of the database is not what its key promises
+    │   ├── SettingError                 an environment variable or option has no valid value
     │   └── OwnershipLost                a processing block is not this script's any more
     └── Cancelled                    8   the operator or a signal ended it
 
@@ -73,6 +74,10 @@ class ControlError(BatchImagingError):
 
 class ConfigUnavailable(ControlError):
     """The configuration database did not answer within the deadline."""
+
+
+class SettingError(ControlError, ValueError):
+    """A setting of the control system, mostly from the environment, has no valid value."""
 
 
 class ConfigEntryError(ControlError, RuntimeError):

@@ -26,7 +26,7 @@ def process(pb_id: str) -> None:
     ConfigVanished, ConfigCollision: there is no such block, or it has an owner.
     BatchImagingError: of any kind; the block is then FAILED or CANCELLED with the reason.
     """
-    with Config() as config:
+    with Config(deadline_s=PATIENCE_S) as config:
         claimed = ClaimedBlock.claim(config, pb_id)
         LOG.info("Claimed processing block %s", pb_id)
         try:

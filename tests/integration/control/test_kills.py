@@ -5,15 +5,15 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-
-from batch_imaging.control.config import View
-from batch_imaging.control.config.entities import Status, engine_deployment_id
 from sessions import (
     StandAlone,
     scheduling_block,
     status_of,
     wait_until,
 )
+
+from batch_imaging.control.config import View
+from batch_imaging.control.config.entities import Status, engine_deployment_id
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 

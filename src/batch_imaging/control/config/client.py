@@ -10,6 +10,7 @@ from batch_imaging.control.config.entities import Owner
 from batch_imaging.control.config.memory_backend import MemoryBackend
 from batch_imaging.control.config.transaction import MAX_RETRIES, Transaction
 from batch_imaging.control.config.view import Follower
+from batch_imaging.errors import SettingError
 
 BackendName = Literal["etcd3", "memory"]
 
@@ -37,7 +38,7 @@ class ConnectionSettings:
 
         Raises
         ------
-        ValueError: a port that is no number or a protocol that is neither http nor https.
+        SettingError: a port that is no number or a protocol that is neither http nor https.
         """
 
         def setting(name: str, default: str | None = None) -> Any:
@@ -48,9 +49,12 @@ class ConnectionSettings:
                 else os.environ.get(f"SDP_CONFIG_{name.upper()}", default)
             )
 
+        port = str(setting("port", "2379"))
+        if not port.isdecimal():
+            raise SettingError(f"SDP_CONFIG_PORT = {port}: must be a number")
         made = cls(
             host=setting("host", "127.0.0.1"),
-            port=int(setting("port", "2379")),
+            port=int(port),
             protocol=setting("protocol", "http"),
             cert=setting("cert"),
             username=setting("username"),
@@ -59,7 +63,7 @@ class ConnectionSettings:
         if settings:
             raise TypeError(f"unknown settings: {', '.join(settings)}")
         if made.protocol not in {"http", "https"}:
-            raise ValueError(f"SDP_CONFIG_PROTOCOL = {made.protocol}: must be http or https")
+            raise SettingError(f"SDP_CONFIG_PROTOCOL = {made.protocol}: must be http or https")
         return made
 
 
@@ -76,7 +80,7 @@ class Config:
 
     Raises
     ------
-    ValueError: the backend or another setting is unknown.
+    SettingError: the backend or another setting is unknown.
     ConfigUnavailable: the store does not answer.
     """
 
@@ -91,7 +95,7 @@ class Config:
         if global_prefix is None:
             global_prefix = os.environ.get("SDP_CONFIG_PREFIX", "")
         if global_prefix and (not global_prefix.startswith("/") or global_prefix.endswith("/")):
-            raise ValueError(
+            raise SettingError(
                 f"global_prefix {global_prefix}: must start with '/', not end with one"
             )
         self._prefix = global_prefix
@@ -153,7 +157,7 @@ def _open_backend(
     if name == "memory":
         return MemoryBackend()
     if name != "etcd3":
-        raise ValueError(f"SDP_CONFIG_BACKEND = {name}: must be etcd3 or memory")
+        raise SettingError(f"SDP_CONFIG_BACKEND = {name}: must be etcd3 or memory")
     from batch_imaging.control.config.etcd_backend import EtcdBackend
 
     return EtcdBackend(ConnectionSettings.from_environment(**settings), deadline_s)

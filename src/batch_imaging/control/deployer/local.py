@@ -14,7 +14,7 @@ from pathlib import Path
 from batch_imaging.control.config.entities import Deployment, DeploymentState
 from batch_imaging.control.deployer.charts import CHARTS, Chart
 from batch_imaging.control.deployer.processes import end_processes, find_processes, is_deploy_id
-from batch_imaging.control.deployer.programs import read_record, remove_programs, scratch_of
+from batch_imaging.control.deployer.programs import read_record, remove_programs
 from batch_imaging.errors import ControlError
 
 LOG = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class LocalDeployer:
         """
         scratches = {path.name for path in self.folder.glob("deployments/*")}
         for deploy_id in filter(is_deploy_id, scratches | find_processes(self.folder).keys()):
-            record = read_record(scratch_of(self.folder, deploy_id))
+            record = read_record(self.folder, deploy_id)
             if record and record.chart in CHARTS:
                 self._made[deploy_id] = CHARTS[record.chart](self.folder, deploy_id)
             else:

@@ -1,10 +1,11 @@
 """Programs that run for a deployment, and what is kept of them in the deployer's folder.
 
-`deployments/<id>/` is their working directory and scratch. There stand `programs.json`, written
-last, when all have been started, and `<name>.exit` with the exit code of each that has ended. So
-nothing of a deployment is known only to the process that made it.
+`deployments/<id>/` is their working directory and scratch. There stand `programs.json`, complete
+when all have been started, and `<name>.exit` with the exit code of each that has ended. So nothing
+of a deployment is known only to the process that made it.
 """
 
+import os
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
@@ -28,18 +29,40 @@ KEEP_EXIT_CODE = 'trap : TERM; "$@"; echo $? > "$0"'
 
 
 class Record(BaseModel):
-    """What has been started: the chart, and the process id of each program by name."""
+    """What is started: the chart, the programs, and the process id of each that is known."""
 
     chart: str
-    pids: dict[str, int]
+    programs: list[str]
+    pids: dict[str, int] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.pids) == len(self.programs)
+
+    def write(self, scratch: Path) -> None:
+        partial = scratch / "programs.json.partial"
+        partial.write_text(self.model_dump_json())
+        partial.rename(scratch / "programs.json")
 
 
-def read_record(scratch: Path) -> Record | None:
-    """Return the record of a deployment; None if not all of its programs were started."""
+def read_record(folder: Path, deploy_id: str) -> Record | None:
+    """Return the record of a deployment; None if not all of its programs were started.
+
+    If the deployer was killed between the start of the only program and the note of it, the program
+    is found by its mark: ending a script that has claimed its block would cancel that.
+    """
+    scratch = scratch_of(folder, deploy_id)
     try:
-        return Record.model_validate_json((scratch / "programs.json").read_text())
+        record = Record.model_validate_json((scratch / "programs.json").read_text())
     except (OSError, ValidationError):
         return None
+    if not record.is_complete and len(record.programs) == 1:
+        for process in find_processes(folder).get(deploy_id, ()):
+            with suppress(ProcessLookupError):
+                if os.getsid(process.pid) == process.pid:
+                    record.pids[record.programs[0]] = process.pid
+                    record.write(scratch)
+    return record if record.is_complete else None
 
 
 def scratch_of(folder: Path, deploy_id: str) -> Path:
@@ -83,6 +106,8 @@ class Programs(ABC):
         # Dask changes the title of its processes where it can, and would wipe out the mark.
         ours = {MARK: mark_of(self.folder, self.deploy_id), "SPT_NOENV": "1"}
         try:
+            record = Record(chart=chart, programs=list(commands))
+            record.write(self.scratch)
             with self.log.open("ab") as log:
                 for name, command in commands.items():
                     child = subprocess.Popen(
@@ -95,10 +120,8 @@ class Programs(ABC):
                         start_new_session=True,
                     )
                     self._children.append(child)
-            pids = dict(zip(commands, (child.pid for child in self._children), strict=True))
-            partial = self.scratch / "programs.json.partial"
-            partial.write_text(Record(chart=chart, pids=pids).model_dump_json())
-            partial.rename(self.scratch / "programs.json")
+                    record.pids[name] = child.pid
+            record.write(self.scratch)
         except BaseException:
             self.remove()
             raise
@@ -119,7 +142,7 @@ class Programs(ABC):
         """Return the state, given the exit codes of those that have ended; None is an unknown."""
 
     def _exit_codes(self) -> dict[str, int | None]:
-        record = read_record(self.scratch)
+        record = read_record(self.folder, self.deploy_id)
         codes: dict[str, int | None] = {}
         for name, pid in record.pids.items() if record else ():
             lives = is_marked(pid, mark_of(self.folder, self.deploy_id))

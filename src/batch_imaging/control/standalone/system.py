@@ -41,6 +41,7 @@ class System:
             "TANGO_HOST": f"{HOST}:{ports.tango}",
             "SDP_CONFIG_HOST": HOST,
             "SDP_CONFIG_PORT": str(ports.etcd),
+            "BATCH_IMAGING_FOLDER": str(self.folder),
         }
 
     def config(self) -> Config:

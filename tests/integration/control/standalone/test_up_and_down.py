@@ -26,6 +26,7 @@ def test_everything_runs_and_says_where(running):
         "TANGO_HOST": f"127.0.0.1:{ports['tango']}",
         "SDP_CONFIG_HOST": "127.0.0.1",
         "SDP_CONFIG_PORT": str(ports["etcd"]),
+        "BATCH_IMAGING_FOLDER": str(running.folder),
     }
 
 
