@@ -57,11 +57,13 @@ distclean: clean ## remove the environment too
 	rm -rf $(VENV)
 
 # Only wheels: a platform without one gets a clear refusal, not a half-hour build that fails.
+# etcd3-fc alone is published as source; it is plain Python.
 $(STAMP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11 …' >&2; exit 1; }
 	@echo 'Setting up $(VENV) (a minute or two the first time)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --only-binary :all: --requirement requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --only-binary :all: --no-binary etcd3-fc \
+		--requirement requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

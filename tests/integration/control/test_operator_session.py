@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sessions import StandAlone, batch_imaging, scheduling_block, status_of, wait_until
+from sessions import SMALL, StandAlone, batch_imaging, scheduling_block, status_of, wait_until
 
 from batch_imaging.control.config.entities import Status
 
@@ -82,3 +82,24 @@ def test_an_operators_session(stand_alone, tmp_path):
     assert (image / "ska_pipeline_ical_restored.fits").exists()
     summary = json.loads((image / "report" / "summary.json").read_text())
     assert summary["outcome"] == "finished"
+
+
+def test_a_second_block_reuses_the_buffers_of_the_first(stand_alone):
+    names = {"buffer_vis": "buff-shared", "buffer_img": "buff-shared"}
+    created = []
+    for name in ("first", "second"):
+        request = scheduling_block(name, SMALL | names)
+        realtime, batch = (block["id"] for block in request["processing_blocks"])
+        stand_alone.device().AssignResources(json.dumps(request))
+        with stand_alone.config() as config:
+            wait_until(config, lambda view, pb=realtime: status_of(view, pb) == "RUNNING", realtime)
+            stand_alone.device().ReleaseResources()
+            wait_until(
+                config, lambda view, pb=batch: (status_of(view, pb) or Status.WAITING).ended, batch
+            )
+            with config.follow() as follower:
+                assert status_of(follower.view, batch) == Status.FINISHED
+                created.append(follower.view.get_deployment("buff-shared"))
+    assert created[0] == created[1]
+    report = stand_alone.folder / "buffers/buff-shared/provenance.json"
+    assert json.loads(report.read_text())["pb_id"] == "pb-second-20200523-00001"
