@@ -18,10 +18,14 @@ parser.add_argument("device", nargs="?", default=SUBARRAY)
 parser.add_argument("--config", type=Path, default=Path(__file__).resolve().with_name("sbi.json"))
 options = parser.parse_args()
 
+try:
+    config_sbi = options.config.read_text()
+except (OSError, UnicodeDecodeError) as error:
+    sys.exit(f"{options.config}: cannot be read: {error}")
+
 d = connect(options.device)
 if str(d.State()) == "OFF":
     command(d, "On")
 
-config_sbi = options.config.read_text()
 command(d, "AssignResources", config_sbi)
 wait_for_obs_state(d, "IDLE")

@@ -14,6 +14,7 @@
     │   │   ├── ConfigCollision          what should be created is there already
     │   │   ├── ConfigVanished           what should be changed is not there
     │   │   └── MalformedRecord          an entry of the database is not what its key promises
+    │   ├── InvalidPath                  an id is empty, or a path has not the form of one
     │   ├── SettingError                 an environment variable or option has no valid value
     │   └── OwnershipLost                a processing block is not this script's any more
     └── Cancelled                    8   the operator or a signal ended it
@@ -78,6 +79,10 @@ class ConfigUnavailable(ControlError):
 
 class SettingError(ControlError, ValueError):
     """A setting of the control system, mostly from the environment, has no valid value."""
+
+
+class InvalidPath(ControlError, ValueError):
+    """A path that no entry of the configuration database can have."""
 
 
 class ConfigEntryError(ControlError, RuntimeError):

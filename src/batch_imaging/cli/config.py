@@ -55,9 +55,9 @@ def list_entries(
       batch-imaging config list /pb -R
       batch-imaging config list /deploy -R --values
     """
-    from batch_imaging.control.config import Config
+    from batch_imaging.control.standalone.connection import find_config
 
-    with Config() as config:
+    with find_config() as config:
         for txn in config.txn():
             entries = _paths_below(txn, path)
             shown = entries if recursive else _children(path, entries)
@@ -77,9 +77,9 @@ def get(path: EntryPath) -> None:
     Example:
       batch-imaging config get /pb/pb-mvp01-20200523-00001/state
     """
-    from batch_imaging.control.config import Config
+    from batch_imaging.control.standalone.connection import find_config
 
-    with Config() as config:
+    with find_config() as config:
         for txn in config.txn():
             value = txn.raw.value(path) if path else None
     if value is None:
@@ -97,9 +97,9 @@ def watch(path: EntryPath = "/") -> None:
     Example:
       batch-imaging config watch /pb/pb-mvp01-20200523-00001
     """
-    from batch_imaging.control.config import Config
+    from batch_imaging.control.standalone.connection import find_config
 
-    with Config() as config, config.follow() as follower:
+    with find_config() as config, config.follow() as follower:
         typer.echo(f"watching {path or '/'}", err=True)
         while True:
             follower.wait(timeout_s=60)
@@ -136,13 +136,13 @@ def create(
       batch-imaging config create pb batch:batch_imaging:0.1.0 @params.json \\
           --sbi sbi-mvp01-20200523-00000 --dependency pb-mvp01-20200523-00000
     """
-    from batch_imaging.control.config import Config
     from batch_imaging.control.config.entities import Dependency, ProcessingBlock, WorkflowName
     from batch_imaging.control.config.reader import pb_path, sb_path
+    from batch_imaging.control.standalone.connection import find_config
 
     name = WorkflowName(**dict(zip(("type", "id", "version"), workflow.split(":"), strict=True)))
     checked = _read_parameters(name.id, parameters)
-    with Config() as config:
+    with find_config() as config:
         for txn in config.txn():
             if sbi is not None and txn.raw.value(sb_path(sbi)) is None:
                 raise ConfigVanished(sb_path(sbi), "there is no such scheduling block")
@@ -178,18 +178,18 @@ def delete(
       batch-imaging config delete deploy proc-pb-mvp01-20200523-00001-dask
       batch-imaging config delete /workflow -R
     """
-    from batch_imaging.control.config import Config
+    from batch_imaging.control.standalone.connection import find_config
 
     is_path, is_kind = target.startswith("/"), target in {"pb", "deploy", "sb"}
     if not (is_path if entry_id is None else is_kind):
         raise typer.BadParameter(f"{target}: must be pb, deploy or sb with an ID, or a PATH")
     if entry_id is None:
-        with Config() as config:
+        with find_config() as config:
             for gone in _delete(config, _check_path(target), recursive):
                 typer.echo(gone)
         return
     path = f"/{target}/{entry_id}"
-    with Config() as config:
+    with find_config() as config:
         for txn in config.txn():
             txn.raw.delete(path, recurse=True)
     typer.echo(path)
@@ -209,12 +209,12 @@ def cancel(
     Example:
       batch-imaging config cancel pb pb-mvp01-20200523-00001 --reason 'wrong field'
     """
-    from batch_imaging.control.config import Config
     from batch_imaging.control.config.entities import ProcessingBlockState, Status
     from batch_imaging.control.config.reader import pb_path
+    from batch_imaging.control.standalone.connection import find_config
 
     cancelled = {"status": Status.CANCELLED, "reason": reason}
-    with Config() as config:
+    with find_config() as config:
         for txn in config.txn():
             if txn.raw.value(pb_path(pb_id)) is None:
                 raise ConfigVanished(pb_path(pb_id), "there is no such processing block")
@@ -276,6 +276,7 @@ def _read_parameters(workflow_id: str, argument: str) -> dict[str, Any]:
     ------
     ParameterError: they cannot be read, are not a JSON object or not right.
     """
+    from batch_imaging.control.config.encoding import to_value
     from batch_imaging.parameters import load_parameters
 
     text = argument
@@ -290,6 +291,7 @@ def _read_parameters(workflow_id: str, argument: str) -> dict[str, Any]:
         load_parameters(text)
     try:
         parameters = json.loads(text)
+        to_value(parameters)  # NaN can be read, but not be stored
     except ValueError as error:
         raise ParameterError(f"parameters: not valid JSON: {error}") from error
     if not isinstance(parameters, dict):

@@ -1,6 +1,8 @@
 """Commands about the control system on this machine, and about what is in its database."""
 
 import json
+import os
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -55,7 +57,7 @@ def up(
     from batch_imaging.control.standalone.system import up as start
 
     try:
-        parse_quantity(max_buffers or "0")
+        parse_quantity("0" if max_buffers is None else max_buffers)
     except ValueError as error:
         raise ParameterError(f"--max-buffers: {error}") from error
     given = {"subarrays": subarrays, "max_workers": max_workers, "max_buffers": max_buffers}
@@ -228,7 +230,9 @@ def _print_change(kind: "Kind", view: "View", entry_id: str, as_json: bool) -> N
 
 def _how_to_connect(system: "System") -> str:
     folder = system.folder
-    option = "" if folder.path == type(folder).at().path else f" --folder {folder}"
+    option = (
+        "" if folder.path == type(folder).at().path else f" --folder {shlex.quote(str(folder))}"
+    )
     return f"""
 To connect from this shell:
   eval "$(batch-imaging status --export{option})"
@@ -250,7 +254,9 @@ def _indented(text: str) -> str:
 
 
 def _export_lines(system: "System") -> str:
-    return "\n".join(f"export {name}={value}" for name, value in system.exports.items())
+    return "\n".join(
+        f"export {name}={shlex.quote(value)}" for name, value in system.exports.items()
+    )
 
 
 def _count_blocks(system: "System") -> dict[str, int]:
@@ -270,7 +276,7 @@ def _script_log(follower: "Follower", pb_id: str, logs_folder: Path, wait: bool)
         view = follower.view
         deployed = view.get_deployment_state(deploy_id)
         for path in (Path(deployed.log) if deployed and deployed.log else guess, guess):
-            if path.exists():
+            if os.path.exists(path):  # False, too, where the name is too long for a file
                 return path
         if view.get_processing_block(pb_id) is None:
             raise ControlError(

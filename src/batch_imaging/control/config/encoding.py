@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from batch_imaging.errors import MalformedRecord
+from batch_imaging.errors import InvalidPath, MalformedRecord
 
 TAGGED = re.compile(r"(\d+)(/.*)", re.DOTALL)
 
@@ -19,10 +19,10 @@ def to_key(path: str) -> str:
 
     Raises
     ------
-    ValueError: the path does not start with a slash.
+    InvalidPath: the path does not start with a slash.
     """
     if not path.startswith("/"):
-        raise ValueError(f"{path}: a path starts with '/'")
+        raise InvalidPath(f"{path}: a path starts with '/'")
     return f"{path.count('/')}{path}"
 
 
@@ -39,16 +39,28 @@ def check_path(path: str) -> str:
 
     Raises
     ------
-    ValueError: it does not start with a slash, or ends with one.
+    InvalidPath: it does not start with a slash, or ends with one.
     """
     if not path.startswith("/") or path.endswith("/"):
-        raise ValueError(f"{path}: the path of an entry starts with '/' and does not end with one")
+        raise InvalidPath(f"{path}: the path of an entry starts with '/' and does not end with one")
     return path
 
 
 def to_value(entry: dict[str, Any]) -> bytes:
-    """Return the bytes that stand for an object."""
-    text = json.dumps(entry, ensure_ascii=False, indent=2, separators=(",", ": "), sort_keys=True)
+    """Return the bytes that stand for an object.
+
+    Raises
+    ------
+    ValueError: it holds what JSON cannot: infinity, not a number, or half a surrogate.
+    """
+    text = json.dumps(
+        entry,
+        allow_nan=False,
+        ensure_ascii=False,
+        indent=2,
+        separators=(",", ": "),
+        sort_keys=True,
+    )
     return text.encode()
 
 

@@ -202,7 +202,8 @@ class Deployment(Entity):
     @property
     def values(self) -> dict[str, Any]:
         """The chart's values, flat, with the paths of Helm's `--set` as keys."""
-        return self.args.get("values") or {}
+        values = self.args.get("values")
+        return values if isinstance(values, dict) else {}
 
 
 class DeploymentStatus(StrEnum):

@@ -1,5 +1,6 @@
 """The configuration database in etcd, by its gRPC interface."""
 
+import gc
 import itertools
 import math
 import os
@@ -141,6 +142,9 @@ class EtcdBackend:
         for each in tuple(self._open):
             each.close()
         self._channel.close()
+        # A stream that ended in an error refers to itself. If the end of the interpreter finds it,
+        # its finalizer may wait for ever for a lock that a stopped thread of grpc holds.
+        gc.collect()
 
     def _receipt_lease(self) -> int:
         with self._lock:
@@ -193,8 +197,10 @@ class EtcdBackend:
             left_s = max(RETRY_S, deadline - time.monotonic())
             try:
                 return method(request, timeout=left_s, metadata=self._metadata)
+            except ValueError as error:  # grpc's word for a channel that `close` has closed
+                raise ConfigUnavailable(f"etcd at {self._endpoint}: {error}") from error
             except grpc.RpcError as error:
-                code, details = error.code(), error.details()
+                code, details = error.code(), error.details() or ""
                 if code is grpc.StatusCode.OUT_OF_RANGE:
                     raise Compacted(f"etcd at {self._endpoint}: {details}") from error
                 if self._metadata and any(words in details for words in TOKEN_REFUSED):
@@ -237,7 +243,7 @@ class EtcdLease:
 
     def _keep_alive(self) -> None:
         while not self._ended.wait(self._interval_s):
-            with suppress(ConfigUnavailable):
+            with suppress(ControlError, StopIteration):  # refused, or cut off: again next time
                 if not self._backend._refresh(self.id):
                     self.lost.set()
                     return
@@ -277,6 +283,7 @@ class EtcdWatch:
                 self._stream.cancel()
         self._queue.put(None)
         self._thread.join()
+        self._stream = None
 
     def _run(self) -> None:
         while not self._ended.is_set():

@@ -11,11 +11,12 @@ from batch_imaging.control.controller.definitions import Definitions, Definition
 from batch_imaging.control.controller.resources import Capacity
 from batch_imaging.control.controller.rules import decide
 from batch_imaging.control.leader import Leader
-from batch_imaging.errors import ConfigUnavailable, ControlError
+from batch_imaging.errors import ConfigUnavailable, ControlError, SettingError
 
 LOG = logging.getLogger(__name__)
 
 NAME = "processing-controller"
+RETRY_S = 0.5
 TICK_S = 1.0
 """How often it looks when nothing has changed: for retention, definitions and the lead."""
 
@@ -80,9 +81,11 @@ def run_controller(
     retention_s: how long the deployment of a script stays after the end of its block.
     """
     source = workflows or os.environ.get("SDP_WORKFLOWS_URL")
-    refresh_s = float(os.environ.get("SDP_WORKFLOWS_REFRESH", "300"))
+    refresh = os.environ.get("SDP_WORKFLOWS_REFRESH", "300")
+    if not refresh.isdecimal():
+        raise SettingError(f"SDP_WORKFLOWS_REFRESH = {refresh}: must be a whole number of seconds")
     with (
-        DefinitionsReader(source, refresh_s) as reader,
+        DefinitionsReader(source, float(refresh)) as reader,
         Leader(config, NAME) as leader,
         config.follow() as follower,
     ):
@@ -92,10 +95,11 @@ def run_controller(
             try:
                 follower.wait(TICK_S)
                 controller.step(follower.view, reader.definitions)
-            except ConfigUnavailable as error:
+            except ControlError as error:
                 if not is_away:
                     LOG.warning("%s; trying again until it does", error)
                 is_away = True
+                time.sleep(RETRY_S)
             else:
                 if is_away:
                     LOG.warning("The configuration database answers again")

@@ -52,7 +52,9 @@ class Link:
         while not self._closing.is_set():
             try:
                 self._follow()
-            except (ControlError, ValueError) as error:  # ValueError: of SDP_CONFIG_*
+            except Exception as error:  # whatever is in the database, the device lives on
+                if not isinstance(error, ControlError):
+                    LOG.exception("subarray %s", self._subarray_id)
                 self._show_problem(error)
             self._closing.wait(RETRY_S)
 
@@ -76,9 +78,8 @@ class Link:
             )
         for txn in config.txn():
             record_command(txn, self._subarray_id, name, argument, transaction_id, log)
-        _, revision = config.backend.read(to_key(self._path))
         with self._shown:
-            if not self._shown.wait_for(lambda: self._revision >= revision, SHOWN_DEADLINE_S):
+            if not self._shown.wait_for(lambda: self._revision >= txn.revision, SHOWN_DEADLINE_S):
                 log.warning("%s is recorded; the attributes will show it later", name)
 
     def _answers(self, config: Config) -> bool:

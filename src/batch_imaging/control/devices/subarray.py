@@ -159,7 +159,7 @@ class SDPSubarray(Device):
         found, problem = self._link.observation, self._link.problem
         shown = found or Observation()
         return {
-            "State": getattr(tango.DevState, found.state if found else "UNKNOWN"),
+            "State": tango.DevState.names.get(found.state if found else "", tango.DevState.UNKNOWN),
             "obsState": shown.obs_state,
             "healthState": HealthState.DEGRADED if problem else HealthState.OK,
             "receiveAddresses": json.dumps(shown.receive_addresses),

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from batch_imaging.control.config.encoding import to_value
 from batch_imaging.control.config.entities import (
     PB_ID,
     ProcessingBlock,
@@ -203,7 +204,7 @@ class Configure(_Request):
 class Scan(_Request):
     """The start of a scan."""
 
-    id: int = Field(alias="scan_id")
+    id: int = Field(alias="scan_id", ge=-(2**63), lt=2**63)  # as the attribute scanID holds it
 
 
 AnyRequest = TypeVar("AnyRequest", AssignResources, Configure, Scan)
@@ -257,6 +258,7 @@ def _read_object(argument: str) -> dict[str, Any]:
         document = json.loads(
             argument, object_pairs_hook=_without_repetition, parse_constant=_refuse_constant
         )
+        to_value(document)  # half a surrogate, or 1e999, can be read but not be stored
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise InvalidArgument([f"it is not JSON at {place}: {error.msg}"]) from None

@@ -199,17 +199,11 @@ def _remove_deployed(folder: Folder) -> None:
 
 
 def _register_devices(system: System) -> None:
-    """Enter the devices in the Tango database, unless all are: those that run would be cut off."""
-    os.environ.update(system.exports)
+    os.environ["TANGO_HOST"] = system.exports["TANGO_HOST"]
 
-    import tango
+    from batch_imaging.control.devices.registration import register_devices
 
-    from batch_imaging.control.devices.registration import devices, register_devices
-
-    database = tango.Database()
-    wanted = {name for _, _, name in devices(system.settings.subarrays)}
-    if not wanted <= set(database.get_device_name("*", "*")):
-        register_devices(system.settings.subarrays)
+    register_devices(system.settings.subarrays)
 
 
 def _switch_on(system: System) -> None:
