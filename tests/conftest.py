@@ -1,9 +1,13 @@
 """Fixtures that all tests may use."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+# A run in the background of a shell ignores Ctrl-C, and so would the programs that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

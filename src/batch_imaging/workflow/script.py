@@ -63,6 +63,8 @@ def _script(claimed: ClaimedBlock) -> Callable[[ClaimedBlock], None]:
 def _outcome(error: BaseException) -> tuple[Status, str]:
     if isinstance(error, Cancelled):
         return Status.CANCELLED, str(error)
+    if isinstance(error, SystemExit | KeyboardInterrupt):  # before Interruptions took signals over
+        return Status.CANCELLED, "stopped by a signal"
     if isinstance(error, BatchImagingError):
         return Status.FAILED, str(error)
     return Status.FAILED, f"{type(error).__name__}: {error} (see the log)"

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def itango(stand_alone: StandAlone, *arguments: str, folder: Path) -> str:
     environment = os.environ | stand_alone.system.exports
     environment |= {"HOME": str(folder), "IPYTHONDIR": str(folder), "TERM": "dumb"}
     done = subprocess.run(
-        ["itango", *arguments],
+        [Path(sys.executable).with_name("itango"), *arguments],
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
