@@ -20,7 +20,7 @@ from batch_imaging.control.config.entities import (
     Status,
 )
 from batch_imaging.control.deployer import LocalDeployer
-from batch_imaging.control.deployer.processes import find_processes
+from batch_imaging.control.deployer.local.processes import find_processes
 
 pytestmark = pytest.mark.integration
 

@@ -6,8 +6,8 @@ import sys
 
 import psutil
 
-from batch_imaging.control.deployer import processes
-from batch_imaging.control.deployer.processes import (
+from batch_imaging.control.deployer.local import processes
+from batch_imaging.control.deployer.local.processes import (
     MARK,
     end_processes,
     find_processes,

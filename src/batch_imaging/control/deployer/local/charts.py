@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 from batch_imaging.control.config.entities import DeploymentState, DeploymentStatus
 from batch_imaging.control.config.quantity import parse_quantity, quantity_text
-from batch_imaging.control.deployer.programs import Programs
+from batch_imaging.control.deployer.local.programs import Programs
 from batch_imaging.errors import ControlError, ResourceError
 from batch_imaging.execution.engines.settings import write_dask_settings
 

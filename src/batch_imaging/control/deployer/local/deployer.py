@@ -12,9 +12,9 @@ import weakref
 from pathlib import Path
 
 from batch_imaging.control.config.entities import Deployment, DeploymentState
-from batch_imaging.control.deployer.charts import CHARTS, Chart
-from batch_imaging.control.deployer.processes import end_processes, find_processes, is_deploy_id
-from batch_imaging.control.deployer.programs import read_record, remove_programs
+from batch_imaging.control.deployer.local.charts import CHARTS, Chart
+from batch_imaging.control.deployer.local.processes import end_processes, find_processes, is_deploy_id
+from batch_imaging.control.deployer.local.programs import read_record, remove_programs
 from batch_imaging.errors import ControlError
 
 LOG = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from batch_imaging.control.config.entities import DeploymentState, DeploymentStatus
-from batch_imaging.control.deployer.processes import (
+from batch_imaging.control.deployer.local.processes import (
     MARK,
     end_processes,
     find_processes,

@@ -4,7 +4,7 @@ import pytest
 
 from batch_imaging.control.config.entities import Deployment
 from batch_imaging.control.deployer import LocalDeployer
-from batch_imaging.control.deployer.charts import Buffer
+from batch_imaging.control.deployer.local.charts import Buffer
 from batch_imaging.errors import ControlError, ResourceError
 
 
@@ -42,7 +42,7 @@ def test_a_buffer_larger_than_the_disk_is_refused(deployer):
 
 
 def test_a_buffer_that_outgrows_its_size_has_failed_until_there_is_room(tmp_path, monkeypatch):
-    monkeypatch.setattr("batch_imaging.control.deployer.charts.MEASURE_S", 0.0)
+    monkeypatch.setattr("batch_imaging.control.deployer.local.charts.MEASURE_S", 0.0)
     buffer = Buffer(tmp_path, "buff-a-vis")
     buffer.install({"size": "1Ki"})
     (buffer.path / "data").write_bytes(bytes(2048))
