@@ -1,6 +1,7 @@
 """How fast a real control system on this machine is, empty and with 500 finished blocks."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -12,14 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from batch_imaging.control.config import Config, View
+from batch_imaging.control.config import Config, Follower, View
 from batch_imaging.control.config.entities import (
     ProcessingBlock,
     ProcessingBlockState,
     Status,
     WorkflowName,
 )
-from batch_imaging.control.standalone.connection import find_config
+from batch_imaging.control.standalone.folder import Folder
+from batch_imaging.control.standalone.system import System
 from batch_imaging.errors import ConfigCollision
 from benchmarks.table import Measurement, Table, tabulate
 
@@ -36,7 +38,7 @@ TINY = {
 
 def benchmark_control(quick: bool) -> list[Table]:
     """Measure commands, releases, transactions and races."""
-    repeats = 2 if quick else 5
+    repeats = 2 if quick else 11
     with _control_system() as config:
         empty = _latencies(config, repeats)
         races = [*_claim_race(config), *_interleaved_increments(config)]
@@ -62,7 +64,10 @@ def _control_system() -> Iterator[Config]:
         program = [sys.executable, "-m", "batch_imaging"]
         subprocess.run([*program, "up", "--folder", folder], check=True, stdout=subprocess.DEVNULL)
         try:
-            with find_config(Path(folder)) as config:
+            system = System.of(Folder(Path(folder)))
+            assert system
+            os.environ["TANGO_HOST"] = system.exports["TANGO_HOST"]
+            with system.config() as config:
                 yield config
         finally:
             subprocess.run([*program, "down", "--folder", folder], check=True)
@@ -70,7 +75,9 @@ def _control_system() -> Iterator[Config]:
 
 def _latencies(config: Config, repeats: int) -> dict[str, float]:
     """Return medians, in seconds."""
-    starting, running = zip(*(_session(config) for _ in range(repeats)), strict=True)
+    with config.follow() as follower:
+        sessions = [_session(config, follower) for _ in range(repeats)]
+    starting, running = zip(*sessions, strict=True)
     return {
         "AssignResources to STARTING": statistics.median(starting),
         "dependency FINISHED to RUNNING": statistics.median(running),
@@ -78,7 +85,7 @@ def _latencies(config: Config, repeats: int) -> dict[str, float]:
     }
 
 
-def _session(config: Config) -> tuple[float, float]:
+def _session(config: Config, follower: Follower) -> tuple[float, float]:
     """Assign and release a scheduling block; return the seconds that the batch block took."""
     import tango
 
@@ -105,18 +112,18 @@ def _session(config: Config) -> tuple[float, float]:
     device = tango.DeviceProxy("mid_sdp/elt/subarray_1")
     begin = time.monotonic()
     device.AssignResources(json.dumps(request))
-    starting_s = _wait(config, lambda view: _status(view, batch) is not None) - begin
-    _wait(config, lambda view: _status(view, realtime) == Status.RUNNING)
-    _wait(config, lambda view: _status(view, batch) == Status.WAITING)
+    starting_s = _wait(follower, lambda view: _status(view, batch) is not None) - begin
+    _wait(follower, lambda view: _status(view, realtime) == Status.RUNNING)
+    _wait(follower, lambda view: _status(view, batch) == Status.WAITING)
     device.ReleaseResources()
-    finished = _wait(config, lambda view: _status(view, realtime) == Status.FINISHED)
-    running_s = _wait(config, lambda view: _status(view, batch) == Status.RUNNING) - finished
+    finished = _wait(follower, lambda view: _status(view, realtime) == Status.FINISHED)
+    running_s = _wait(follower, lambda view: _status(view, batch) == Status.RUNNING) - finished
     for txn in config.txn():
         state = txn.get_processing_block_state(batch)
         if state and not state.status.ended:
             update = {"status": Status.CANCELLED, "reason": "the benchmark has seen enough"}
             txn.update_processing_block_state(batch, state.model_copy(update=update))
-    _wait(config, lambda view: view.get_processing_block_owner(batch) is None)
+    _wait(follower, lambda view: view.get_processing_block_owner(batch) is None)
     return starting_s, running_s
 
 
@@ -125,15 +132,14 @@ def _status(view: View, pb_id: str) -> Status | None:
     return state.status if state else None
 
 
-def _wait(config: Config, condition: Callable[[View], bool]) -> float:
+def _wait(follower: Follower, condition: Callable[[View], bool]) -> float:
     """Return the time at which a condition was seen to hold, on the monotonic clock."""
     deadline = time.monotonic() + DEADLINE_S
-    with config.follow() as follower:
-        while not condition(follower.view):
-            if time.monotonic() > deadline:
-                raise TimeoutError("the control system does not get there; see its logs")
-            follower.wait(1.0)
-        return time.monotonic()
+    while not condition(follower.view):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the control system does not get there; see its logs")
+        follower.wait(1.0)
+    return time.monotonic()
 
 
 def _transaction_s(config: Config) -> float:
