@@ -7,6 +7,8 @@ OUTPUT ?= demo-output
 PYTEST_ARGS ?= -n 2 --dist loadscope
 BENCH_ARGS ?=
 LOCK_ARGS ?=
+CLUSTER_ARGS ?=
+IMAGE ?= batch-imaging:dev
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -18,16 +20,20 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench format lock clean distclean
+.PHONY: help demo test test-cluster lint bench format lock clean distclean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(STAMP) ## the operator's session on this machine; everything is in demo-output
 	PYTHON=$(abspath $(BIN)/python) examples/demo.sh $(OUTPUT)
 
 test: $(STAMP) ## unit and integration tests (PYTEST_ARGS="-k name" to choose)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-cluster: $(STAMP) ## charts and the whole system on the cluster that KUBECONFIG names (IMAGE=name:tag)
+	BATCH_IMAGING_IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/charts tests/cluster \
+		-m "cluster or not cluster" $(CLUSTER_ARGS)
 
 lint: $(STAMP) ## static checks
 	$(BIN)/ruff check
