@@ -64,6 +64,20 @@ BufferName = Annotated[
         },
     ),
 ]
+StorageClass = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$",
+        json_schema_extra={"allowed": "a name of a-z, 0-9, '-' and '.', as Kubernetes has them"},
+    ),
+]
+QuantityText = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9]+([.][0-9]+)?([kMGTPE]|[KMGTPE]i)?$",
+        json_schema_extra={"unit": "B", "allowed": "a size as in 500Gi, 1.5T or 1048576"},
+    ),
+]
 # A word without a dot or a slash is rather a misspelt name than a file.
 FilePath = Annotated[
     str,
@@ -258,6 +272,15 @@ class Parameters(_Group):
     """Buffer of the visibilities; null stands for buff-<pb_id>-vis."""
     buffer_img: BufferName | None = None
     """Buffer of the images; null stands for buff-<pb_id>-img."""
+    buffer_vis_size: QuantityText | None = None
+    """Size of the buffer of the visibilities, if it is made; null for what the run needs and a
+    quarter more, in whole Gi."""
+    buffer_img_size: QuantityText | None = None
+    """Size of the buffer of the images, likewise. If both are one buffer, the larger size holds."""
+    buffer_class: StorageClass | None = None
+    """Storage class of buffers that are made; null for the installation's."""
+    retain: bool = True
+    """Whether buffers that are made for this block stay when it has ended."""
     simulation: Simulation = Field(default_factory=Simulation)
     """The observation that is simulated."""
     imaging: Imaging = Field(default_factory=Imaging)
@@ -374,12 +397,18 @@ def _unless_auto(value: Auto | Number, preset: Number | None) -> Number | None:
     return preset if isinstance(value, str) else value
 
 
+_PLACES = {
+    *("n_workers", "buffer_vis", "buffer_img", "buffer_vis_size", "buffer_img_size"),
+    *("buffer_class", "retain"),
+}
+
+
 def parameter_hash(parameters: Parameters) -> str:
     """Return 16 hexadecimal digits that are equal where parameters ask for equal products.
 
     Who makes them and where they go does not count.
     """
-    values = parameters.model_dump(exclude={"n_workers", "buffer_vis", "buffer_img"})
+    values = parameters.model_dump(exclude=_PLACES)
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

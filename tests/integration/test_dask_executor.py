@@ -3,6 +3,9 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,8 +13,15 @@ from pathlib import Path
 import ducc0
 import psutil
 import pytest
+from distributed import Client
 
-from batch_imaging.errors import ClusterStartTimeout, DataError, ResourceError, WorkerLost
+from batch_imaging.errors import (
+    ClusterStartTimeout,
+    DataError,
+    EngineError,
+    ResourceError,
+    WorkerLost,
+)
 from batch_imaging.execution.engines import local, open_executor
 from batch_imaging.execution.engines.local import available_cores, local_executor
 from batch_imaging.execution.executor import DaskExecutor, SerialExecutor
@@ -96,8 +106,9 @@ def test_more_threads_than_dask_would_give_are_had(executor):
 
 def test_memory_is_recorded_for_each_worker(executor):
     pids = {pid for pid, _, _ in executor.map(measure_threads, range(4))}
-    assert pids <= executor.peak_rss_bytes.keys()
-    assert all(2**20 < executor.peak_rss_bytes[pid] < 2**40 for pid in pids)
+    peaks = {int(name.split(":")[-1]): peak for name, peak in executor.peak_rss_bytes.items()}
+    assert pids <= peaks.keys()
+    assert all(2**20 < peaks[pid] < 2**40 for pid in pids)
 
 
 def test_no_more_units_are_in_flight_than_allowed(executor, tmp_path):
@@ -173,6 +184,42 @@ def test_successors_of_all_workers_do_the_work_with_the_same_threads():
         seen = list(alone.map(measure_threads, range(3)))
     assert {pid for pid, _, _ in seen}.isdisjoint({victim})
     assert {size for _, size, _ in seen} == {3}
+
+
+def test_a_unit_that_takes_too_long_is_given_up_and_the_workers_are_free_again():
+    with local_executor(1, MEMORY_BYTES) as alone:
+        with pytest.raises(
+            EngineError, match=r"^sleep\(3600\): no Dask worker did it within 0.5 s"
+        ):
+            alone.run(time.sleep, 3600, deadline_s=0.5)
+        alone.abandon(deadline_s=10)
+        assert alone.run(scale, 3, 2, deadline_s=60) == 6
+
+
+@pytest.mark.usefixtures("quiet_distributed")
+def test_a_scheduler_that_is_gone_ends_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(DaskExecutor, "SCHEDULER_AWAY_S", 0.5)
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
+    file = tmp_path / "scheduler.json"
+    options = ["--port", "0", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+    scheduler = subprocess.Popen(
+        [*command, *options, "--scheduler-file", str(file)], stderr=subprocess.DEVNULL
+    )
+    try:
+        while not (file.exists() and file.read_text().endswith("}")):
+            assert scheduler.poll() is None
+            time.sleep(0.1)
+        with Client(scheduler_file=str(file), timeout=1) as client:
+            alone = DaskExecutor(client, 1, 1)
+            killer = threading.Timer(0.5, scheduler.kill)
+            killer.start()
+            with pytest.raises(EngineError, match="the Dask scheduler went away"):
+                alone.run(pow, 3, 2)
+            with pytest.raises(EngineError, match="the Dask scheduler went away"):
+                alone.abandon(deadline_s=10)
+    finally:
+        scheduler.kill()
+        scheduler.wait()
 
 
 # The engine

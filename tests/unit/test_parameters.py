@@ -30,7 +30,8 @@ EXAMPLE = ROOT / "examples/batch_imaging.json"
 
 TOP_LEVEL = (
     "the top level has n_workers, freq_min, freq_max, nfreqwin, ntimes, rmax, ra, dec, "
-    "buffer_vis, buffer_img, simulation, imaging, ical, spectral"
+    "buffer_vis, buffer_img, buffer_vis_size, buffer_img_size, buffer_class, retain, simulation, "
+    "imaging, ical, spectral"
 )
 DNS_LABEL = "a DNS label (1 to 63 of a-z, 0-9 and '-', no '-' at either end) or null"
 
@@ -151,7 +152,9 @@ def test_hash_knows_values_not_spelling():
 
 
 def test_hash_leaves_out_who_works_and_where_products_go():
-    elsewhere = load_parameters({"n_workers": 7, "buffer_vis": "a", "buffer_img": "b"})
+    names = {"buffer_vis": "a", "buffer_img": "b", "buffer_class": "fast.nvme", "retain": False}
+    sizes = {"buffer_vis_size": "1.5T", "buffer_img_size": "500Gi"}
+    elsewhere = load_parameters({"n_workers": 7} | names | sizes)
     assert parameter_hash(elsewhere) == parameter_hash(Parameters())
 
 
@@ -206,6 +209,11 @@ def test_hash_leaves_out_who_works_and_where_products_go():
         ({"buffer_img": ""}, f'buffer_img = "": must be {DNS_LABEL}'),
         ({"buffer_img": "b" * 64}, f'buffer_img = "{"b" * 58}…: must be {DNS_LABEL}'),
         ({"buffer_img": "b\n"}, f'buffer_img = "b\\n": must be {DNS_LABEL}'),
+        (
+            {"buffer_vis_size": "5 GB"},
+            'buffer_vis_size = "5 GB": must be a size as in 500Gi, 1.5T or 1048576 or null',
+        ),
+        ({"retain": "no"}, 'retain = "no": must be true or false'),
         ({"nfreqwn": 3}, f"nfreqwn = 3: unknown; {TOP_LEVEL} (did you mean 'nfreqwin'?)"),
         ({"npixel": 64}, f"npixel = 64: unknown; {TOP_LEVEL} (did you mean 'imaging.npixel'?)"),
         ({"qqq": [1]}, f"qqq = [1]: unknown; {TOP_LEVEL}"),

@@ -6,20 +6,25 @@ worker can do any unit, and a unit whose worker died is simply done again.
 """
 
 import os
+import platform
 import resource
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from textwrap import shorten
+from typing import Any, Protocol, Self, TypeVar
 
-from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin
+from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, wait
+from distributed.client import FutureCancelledError
 from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
-from batch_imaging.errors import ResourceError, WorkerLost
+from batch_imaging.errors import EngineError, ResourceError, WorkerLost
 from batch_imaging.kernels.gridding import set_native_threads
 
+POLL_S = 0.2
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
@@ -28,8 +33,12 @@ Result = TypeVar("Result")
 class WorkerReport:
     """Which process did a unit and the most memory it has held so far, bytes."""
 
-    pid: int
+    process: str
     peak_rss_bytes: int
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        return cls(f"{platform.node()}:{os.getpid()}", peak_rss_bytes())
 
 
 class Executor(Protocol):
@@ -39,12 +48,12 @@ class Executor(Protocol):
     ----------
     n_workers: units that run at the same time.
     native_threads: threads a unit may use in ducc0 and radler.
-    peak_rss_bytes: highest memory of every process that did a unit, by process id.
+    peak_rss_bytes: highest memory of every process that did a unit, by `host:process id`.
     """
 
     n_workers: int
     native_threads: int
-    peak_rss_bytes: dict[int, int]
+    peak_rss_bytes: dict[str, int]
 
     def map(
         self, function: Callable[..., Result], units: Sequence[Unit], *shared: Any
@@ -55,8 +64,18 @@ class Executor(Protocol):
         begun was cancelled.
         """
 
-    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Return ``function(*arguments)``, done as one unit that may use all cores."""
+    def run(
+        self, function: Callable[..., Result], *arguments: Any, deadline_s: float | None = None
+    ) -> Result:
+        """Return ``function(*arguments)``, done as one unit that may use all cores.
+
+        Raises
+        ------
+        EngineError: a worker has not done it within ``deadline_s``.
+        """
+
+    def abandon(self, deadline_s: float) -> None:
+        """End the units that still run after an error, so that workers are free for clean-up."""
 
 
 class SerialExecutor:
@@ -65,20 +84,24 @@ class SerialExecutor:
     def __init__(self, native_threads: int = 1) -> None:
         self.n_workers = 1
         self.native_threads = native_threads
-        self.peak_rss_bytes: dict[int, int] = {}
+        self.peak_rss_bytes: dict[str, int] = {}
         set_native_threads(native_threads)
 
     def map(
         self, function: Callable[..., Result], units: Sequence[Unit], *shared: Any
     ) -> Iterator[Result]:
         for unit in units:
-            result, report = _reported(function, unit, *shared)
-            self.peak_rss_bytes[report.pid] = report.peak_rss_bytes
-            yield result
+            yield self.run(function, unit, *shared)
 
-    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        results: Iterator[Result] = self.map(_apply, [arguments], function)
-        return _only(results)
+    def run(
+        self, function: Callable[..., Result], *arguments: Any, deadline_s: float | None = None
+    ) -> Result:
+        result, report = _reported(function, *arguments)
+        self.peak_rss_bytes[report.process] = report.peak_rss_bytes
+        return result
+
+    def abandon(self, deadline_s: float) -> None:
+        """Do nothing: no unit runs on after an error."""
 
 
 class DaskExecutor:
@@ -89,20 +112,22 @@ class DaskExecutor:
     """
 
     UNITS_IN_FLIGHT_PER_WORKER = 2
-    WAITS_FOR_WORKERS = 10
+    WORKERS_AWAY_S = 120.0
+    """How long all workers may be away; a pod takes half a minute to come back."""
+    SCHEDULER_AWAY_S = 60.0
 
     def __init__(self, client: Client, n_workers: int, native_threads: int) -> None:
         self.n_workers = n_workers
         self.native_threads = native_threads
-        self.peak_rss_bytes: dict[int, int] = {}
+        self.peak_rss_bytes: dict[str, int] = {}
         self._client = client
-        client.register_plugin(_NativeThreads(native_threads))
+        self._set_threads()
 
     def map(
         self, function: Callable[..., Result], units: Sequence[Unit], *shared: Any
     ) -> Iterator[Result]:
         workers = sorted(self._client.scheduler_info(n_workers=-1)["workers"])
-        waiting: deque[tuple[Unit, Future[Any]]] = deque()
+        waiting: deque[tuple[tuple[Any, ...], Future[Any]]] = deque()
         remaining = iter(enumerate(units))
         try:
             while True:
@@ -112,78 +137,126 @@ class DaskExecutor:
                     except StopIteration:
                         break
                     preferred = workers[index % len(workers)] if workers else None
-                    future = self._submit(function, unit, shared, preferred)
-                    waiting.append((unit, future))
+                    arguments = (unit, *shared)
+                    waiting.append((arguments, self._submit(function, arguments, preferred)))
                 if not waiting:
                     return
-                unit, future = waiting.popleft()
-                yield self._result(function, unit, shared, future)
+                arguments, future = waiting.popleft()
+                yield self._result(function, arguments, future)
         finally:
             if waiting:
                 with suppress(Exception):  # the cluster may be gone already
                     self._client.cancel([future for _, future in waiting])
 
+    def run(
+        self, function: Callable[..., Result], *arguments: Any, deadline_s: float | None = None
+    ) -> Result:
+        future = self._submit(function, arguments)
+        if deadline_s is None:
+            return self._result(function, arguments, future)
+        deadline = time.monotonic() + deadline_s
+        try:
+            wait([future], timeout=deadline_s)
+        except TimeoutError as error:
+            raise EngineError(
+                f"{_shown(function, arguments)}: no Dask worker did it within {deadline_s:g} s"
+            ) from error
+        return self._result(function, arguments, future, max(0.0, deadline - time.monotonic()))
+
+    def abandon(self, deadline_s: float) -> None:
+        if self._client.status != "running":
+            raise self._scheduler_lost()
+        # A busy worker is killed after 4 s; one that is not gone in time is left out.
+        with suppress(TimeoutError):
+            self._client.restart(timeout=deadline_s, wait_for_workers=False)
+
+    def _set_threads(self) -> None:
+        self._client.register_plugin(_NativeThreads(self.native_threads))
+
     def _submit(
         self,
         function: Callable[..., Result],
-        unit: Any,
-        shared: tuple[Any, ...],
-        preferred: str | None,
+        arguments: tuple[Any, ...],
+        preferred: str | None = None,
     ) -> Future[Any]:
+        self._require_scheduler()
         return self._client.submit(
             _reported,
             function,
-            unit,
-            *shared,
+            *arguments,
             workers=preferred,
             allow_other_workers=preferred is not None,
             pure=False,
         )
 
+    def _require_scheduler(self) -> None:
+        """Wait a while for the scheduler, if the connection to it is lost.
+
+        Where somebody else watches the engine, the wait is interrupted with what they know of it.
+        """
+        deadline = time.monotonic() + self.SCHEDULER_AWAY_S
+        while self._client.status != "running":
+            if time.monotonic() > deadline:
+                raise self._scheduler_lost()
+            time.sleep(POLL_S)
+
+    def _scheduler_lost(self) -> EngineError:
+        return EngineError(
+            "the Dask scheduler went away and did not come back; its log, and the events of the "
+            "platform it runs on, may say why"
+        )
+
     def _result(
         self,
         function: Callable[..., Result],
-        unit: Any,
-        shared: tuple[Any, ...],
+        arguments: tuple[Any, ...],
         future: Future[Any],
+        workers_away_s: float = WORKERS_AWAY_S,
     ) -> Result:
         try:
-            result, report = self._outcome(function, unit, shared, future)
+            result, report = self._outcome(function, arguments, future, workers_away_s)
         except KilledWorker as error:
             raise WorkerLost(
-                f"{function.__name__}({unit}): its worker died again and again, mostly for want of "
-                "memory; give workers more memory, or make units smaller with fewer pixels"
+                f"{_shown(function, arguments)}: its worker died again and again, mostly for want "
+                "of memory; give workers more memory, or make units smaller with fewer pixels"
             ) from error
         except MemoryError as error:
-            raise ResourceError(f"{function.__name__}({unit}): not enough memory") from error
-        self.peak_rss_bytes[report.pid] = report.peak_rss_bytes
+            raise ResourceError(f"{_shown(function, arguments)}: not enough memory") from error
+        self.peak_rss_bytes[report.process] = report.peak_rss_bytes
         return result
 
     def _outcome(
         self,
         function: Callable[..., Result],
-        unit: Any,
-        shared: tuple[Any, ...],
+        arguments: tuple[Any, ...],
         future: Future[Any],
+        workers_away_s: float,
     ) -> tuple[Result, WorkerReport]:
-        """Wait for a result, also through moments in which all workers are gone.
+        """Wait for a result, also through moments in which all workers or the scheduler are gone.
 
-        What Dask holds back in such a moment it gives to no worker at a new address, even if its
-        preference was loose, and fails after "no-workers-timeout": then it is submitted again.
+        What Dask holds back in a moment without workers it gives to no worker at a new address,
+        even if its preference was loose, and fails after "no-workers-timeout"; what a scheduler
+        had is cancelled when the connection to it is lost: then it is submitted again.
         """
-        for _ in range(self.WAITS_FOR_WORKERS):
+        while True:
             try:
                 return future.result()  # type: ignore[no-any-return]
             except (NoValidWorkerError, NoWorkerError):
-                future = self._submit(function, unit, shared, preferred=None)
-        raise WorkerLost(
-            f"{function.__name__}({unit}): all Dask workers ended, mostly for want of memory, and "
-            "none came back; use fewer workers (n_workers), or make units smaller with fewer pixels"
-        )
+                self._require_worker(_shown(function, arguments), workers_away_s)
+            except FutureCancelledError:
+                self._require_scheduler()
+                self._set_threads()
+            future = self._submit(function, arguments)
 
-    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        results: Iterator[Result] = self.map(_apply, [arguments], function)
-        return _only(results)
+    def _require_worker(self, unit: str, workers_away_s: float) -> None:
+        """Wait a while for a worker, if there is none."""
+        try:
+            self._client.wait_for_workers(1, timeout=workers_away_s)
+        except TimeoutError as error:
+            raise WorkerLost(
+                f"{unit}: all Dask workers ended, mostly for want of memory, and none came back; "
+                "use fewer workers (n_workers), or make units smaller with fewer pixels"
+            ) from error
 
 
 class _NativeThreads(WorkerPlugin):
@@ -198,20 +271,14 @@ class _NativeThreads(WorkerPlugin):
         set_native_threads(self._threads)
 
 
-def _only(results: Iterator[Result]) -> Result:
-    (result,) = results
-    return result
+def _reported(function: Callable[..., Result], *arguments: Any) -> tuple[Result, WorkerReport]:
+    result = function(*arguments)
+    return result, WorkerReport.of_this_process()
 
 
-def _apply(arguments: tuple[Any, ...], function: Callable[..., Result]) -> Result:
-    return function(*arguments)
-
-
-def _reported(
-    function: Callable[..., Result], unit: Any, *shared: Any
-) -> tuple[Result, WorkerReport]:
-    result = function(unit, *shared)
-    return result, WorkerReport(os.getpid(), peak_rss_bytes())
+def _shown(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
+    """Return the function and its first argument, the unit, in few words."""
+    return f"{function.__name__}({shorten(str(arguments[0]), 200) if arguments else ''})"
 
 
 def peak_rss_bytes() -> int:

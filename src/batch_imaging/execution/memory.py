@@ -8,6 +8,7 @@ above what was seen, because they do not all come to their peaks at the same tim
 
 import math
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,10 +80,11 @@ class MemoryModel:
         own = self.worker_bytes(pixels) - _SHARED_BYTES
         return self.main_bytes(pixels) + self.n_workers * own
 
-    def npixel_that_fits(self, available_bytes: float) -> int:
-        """Return the largest even image side for that much memory, 0 if none fits."""
-        halves = range(1, LARGEST_NPIXEL // 2 + 1)
-        return 2 * bisect_right(halves, available_bytes, key=lambda n: self.total_bytes(4 * n**2))
+
+def npixel_that_fits(needed_bytes: Callable[[float], float], available_bytes: float) -> int:
+    """Return the largest even image side whose pixels need no more memory, 0 if none fits."""
+    halves = range(1, LARGEST_NPIXEL // 2 + 1)
+    return 2 * bisect_right(halves, available_bytes, key=lambda n: needed_bytes(4 * n**2))
 
 
 def require_memory(memory: MemoryModel, npixel: int, available_bytes: int) -> None:
@@ -95,8 +97,7 @@ def require_memory(memory: MemoryModel, npixel: int, available_bytes: int) -> No
     needed_bytes = memory.total_bytes(npixel**2)
     if needed_bytes <= available_bytes:
         return
-    fits = memory.npixel_that_fits(available_bytes)
-    way_out = f"imaging.npixel {fits} would fit" if fits >= 32 else "no image would fit"
+    way_out = _way_out(memory.total_bytes, available_bytes)
     who = "one worker needs"
     if memory.n_workers > 1:
         who = f"{memory.n_workers} workers need"
@@ -105,6 +106,35 @@ def require_memory(memory: MemoryModel, npixel: int, available_bytes: int) -> No
         f"imaging.npixel = {npixel}: {who} about {shown_bytes(needed_bytes)} of memory, "
         f"{shown_bytes(available_bytes)} are free; {way_out}"
     )
+
+
+def require_worker_memory(
+    memory: MemoryModel, npixel: int, worker_limit_bytes: int, available_bytes: int
+) -> None:
+    """Refuse an image for which one worker, or this process that leads them, is too small.
+
+    Where each has memory of its own, nothing is shared and a sum means nothing.
+
+    Raises
+    ------
+    ResourceError: with what is needed, what there is and how many pixels would fit.
+    """
+    for who, needed_bytes, limit_bytes, more in (
+        ("a worker", memory.worker_bytes, worker_limit_bytes, "larger workers (workerMemory)"),
+        ("the script", memory.main_bytes, available_bytes, "more memory for it (resources)"),
+    ):
+        if needed_bytes(npixel**2) > limit_bytes:
+            raise ResourceError(
+                f"imaging.npixel = {npixel}: {who} needs about "
+                f"{shown_bytes(needed_bytes(npixel**2))} of memory and may take "
+                f"{shown_bytes(limit_bytes)}; {_way_out(needed_bytes, limit_bytes)}, or have the "
+                f"installation give {more}"
+            )
+
+
+def _way_out(needed_bytes: Callable[[float], float], available_bytes: float) -> str:
+    fits = npixel_that_fits(needed_bytes, available_bytes)
+    return f"imaging.npixel {fits} would fit" if fits >= 32 else "no image would fit"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from batch_imaging.execution.memory import (
     MemoryModel,
     available_memory_bytes,
     require_memory,
+    require_worker_memory,
     shown_bytes,
 )
 from batch_imaging.execution.unit_size import N_CORR, count_groups, cut_joint_units
@@ -186,6 +187,7 @@ def make_plan(
     *,
     n_workers: int | None = None,
     available_bytes: int | None = None,
+    worker_limit_bytes: int | None = None,
     cores: int | None = None,
 ) -> Plan:
     """Work out what a run of a simulated observation takes.
@@ -194,6 +196,8 @@ def make_plan(
     ----------
     n_workers: instead of the one in the parameters.
     available_bytes, cores: of the machine; by default what this process may use.
+    worker_limit_bytes: most that one worker may take, where each has memory of its own as in a pod;
+        by default they share with this process what is available.
 
     Raises
     ------
@@ -216,7 +220,13 @@ def make_plan(
     warnings += _observation_warnings(parameters, stations)
     memory = MemoryModel.of(parameters, rows, n_workers)
     pixels = parameters.imaging.npixel**2
-    require_memory(memory, parameters.imaging.npixel, available_bytes)
+    if worker_limit_bytes is None:
+        require_memory(memory, parameters.imaging.npixel, available_bytes)
+        largest_bytes = _largest_limit_bytes(memory, pixels, available_bytes)
+    else:
+        npixel = parameters.imaging.npixel
+        require_worker_memory(memory, npixel, worker_limit_bytes, available_bytes)
+        largest_bytes = worker_limit_bytes
     sources = len(load_sky(parameters))
     if not sources:
         warnings.append(
@@ -245,7 +255,7 @@ def make_plan(
         memory_bytes=round(memory.total_bytes(pixels)),
         memory_limit_bytes=min(
             round(max(_LIMIT_FACTOR * memory.worker_bytes(pixels), _LIMIT_AT_LEAST_BYTES)),
-            _largest_limit_bytes(memory, pixels, available_bytes),
+            largest_bytes,
         ),
         available_bytes=available_bytes,
         stages=_plan_stages(parameters, rows, sources, n_workers, cores or available_cores()),

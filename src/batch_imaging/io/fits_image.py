@@ -137,9 +137,11 @@ def write_fits_image(
 class FitsCubeWriter:
     """A cube written plane by plane, by any number of processes.
 
-    The process that enters the context makes `<path>.partial`, filled with NaN. Every process may
-    then call `write_plane(path, …)`. `finish` completes the header, appends the tables and gives
-    the file its name; without it nothing stays behind. No more than a plane is held in memory.
+    `create` makes `<path>.partial`, filled with NaN. Every process may then call
+    `write_plane(path, …)`. `finish` completes the header, appends the tables and gives the file its
+    name. Each may be called in a process of its own, on a copy of the writer. As a context it
+    creates the file, and without `finish` nothing stays behind. No more than a plane is held in
+    memory.
     """
 
     path: Path
@@ -148,6 +150,19 @@ class FitsCubeWriter:
     date: datetime | None = None
 
     def __enter__(self) -> Self:
+        self.create()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        partial_path(self.path).unlink(missing_ok=True)
+
+    def create(self) -> None:
+        """Make the partial file.
+
+        Raises
+        ------
+        ProductError: there is no room for it, or no permission.
+        """
         # NaN is written, not skipped: a full disk shows now and not after hours of imaging.
         blank = np.full(self.geometry.shape, np.nan, dtype=">f4")
         partial = partial_path(self.path)
@@ -160,15 +175,10 @@ class FitsCubeWriter:
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise _not_written(self.path, error) from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        partial_path(self.path).unlink(missing_ok=True)
 
     def finish(
         self,
         beams: Beams = (),
-        *,
         rms: NDArray[np.float64] | None = None,
         peak: NDArray[np.float64] | None = None,
     ) -> None:

@@ -57,6 +57,9 @@ def run_pipelines(
 ) -> None:
     """Run the pipelines of a batch_imaging processing block.
 
+    Only workers touch the buffers: this process may stand where they are not mounted. A product
+    that was not finished stays behind as `*.partial`.
+
     Parameters
     ----------
     result: filled in as pipelines end, so that a report can be made of a run that fails.
@@ -66,7 +69,7 @@ def run_pipelines(
         LOG.info("Running simulation pipeline")
         result.simulation = run_simulation(parameters, buffers.vis, executor, progress)
         sets = result.simulation.sets
-    header = make_header(parameters, sets[0], identity)
+    header = executor.run(make_header, parameters, sets[0], identity)
     LOG.info("Running ICAL pipeline")
     result.ical = run_ical(sets, parameters, buffers.img, header, executor, progress)
     if parameters.spectral.enabled:

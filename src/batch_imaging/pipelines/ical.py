@@ -112,7 +112,7 @@ def run_ical(
     files = {f"{name}_cube": cube_path(folder, name) for name in UNIT_OF}
     files |= {name: image_path(folder, name) for name in (*UNIT_OF, "psf", "gains")}
     gain_table = make_gain_table(observation, windows, context)
-    write_gain_table(files["gains"], gain_table)
+    executor.run(write_gain_table, files["gains"], gain_table)
     return IcalResult(
         observation,
         _refine(joint.model, observation, windows),

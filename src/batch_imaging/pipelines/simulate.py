@@ -106,10 +106,10 @@ def run_simulation(
     }
     apparent = _apparent_sky(field)
     chosen_hz = float(parameters.freq_hz[parameters.nfreqwin // 2])
-    write_catalogue(files["sky"], field.sky, chosen_hz)
-    write_catalogue(files["apparent_sky"], apparent, chosen_hz)
+    executor.run(write_catalogue, files["sky"], field.sky, chosen_hz)
+    executor.run(write_catalogue, files["apparent_sky"], apparent, chosen_hz)
     gains = true_gain_table(field)
-    write_gain_table(files["true_gains"], gains)
+    executor.run(write_gain_table, files["true_gains"], gains)
     return SimulationResult(sets, field.sky, apparent, gains, files)
 
 

@@ -86,11 +86,10 @@ def run_spectral(
         end_mjd_s=end,
     )
     geometry = ical.setup.geometry
-    with (
-        FitsCubeWriter(files["line_cube"], geometry, cube_header) as line,
-        FitsCubeWriter(files["total_cube"], geometry, cube_header) as total,
-        progress.stage("spectral imaging", len(tasks)) as bar,
-    ):
+    line, total = (FitsCubeWriter(path, geometry, cube_header) for path in files.values())
+    with progress.stage("spectral imaging", len(tasks)) as bar:
+        for cube in (line, total):
+            executor.run(cube.create)
         channels = tuple(
             bar.track(
                 executor.map(image_channel, tasks, ical.model, ical.setup, tuple(files.values()))
@@ -101,8 +100,8 @@ def run_spectral(
                 LOG.warning("%s; its planes are blank", channel.problem)
         beams = tuple(channel.beam for channel in channels)
         rms = np.array([channel.rms_jy for channel in channels])
-        line.finish(beams, rms=rms)
-        total.finish(beams, rms=rms, peak=np.array([c.peak_jy for c in channels]))
+        executor.run(line.finish, beams, rms)
+        executor.run(total.finish, beams, rms, np.array([c.peak_jy for c in channels]))
     return SpectralResult(channels, files)
 
 

@@ -4,7 +4,6 @@ import functools
 import logging
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -169,22 +168,21 @@ def image_windows(
         )
         for window in observation.windows
     ]
-    with ExitStack() as stack:
-        cubes = {
-            name: stack.enter_context(
-                FitsCubeWriter(cube_path(folder, name), setup.geometry, replace(header, unit=unit))
-            )
-            for name, unit in UNIT_OF.items()
-        }
-        bar = stack.enter_context(progress.stage("ical: windows", len(tasks)))
+    cubes = {
+        name: FitsCubeWriter(cube_path(folder, name), setup.geometry, replace(header, unit=unit))
+        for name, unit in UNIT_OF.items()
+    }
+    with progress.stage("ical: windows", len(tasks)) as bar:
+        for cube in cubes.values():
+            executor.run(cube.create)
         outcomes = tuple(bar.track(executor.map(image_window, tasks, model, setup, work)))
         _report_problems(outcomes)
         beams = tuple(outcome.beam for outcome in outcomes)
         rms = np.array([outcome.rms_jy for outcome in outcomes])
         peak = np.array([outcome.peak_jy for outcome in outcomes])
-        cubes["deconvolved"].finish()
-        cubes["residual"].finish(beams, rms=rms)
-        cubes["restored"].finish(beams, rms=rms, peak=peak)
+        executor.run(cubes["deconvolved"].finish)
+        executor.run(cubes["residual"].finish, beams, rms)
+        executor.run(cubes["restored"].finish, beams, rms, peak)
     return outcomes
 
 

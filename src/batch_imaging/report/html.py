@@ -282,7 +282,9 @@ def _memory_table(run: RunRecord) -> Table:
     return Table(
         "Memory",
         ("process", "peak"),
-        tuple((str(pid), " ".join(storage(size))) for pid, size in peaks.items()),
+        tuple(
+            (process.rpartition(":")[2], " ".join(storage(size))) for process, size in peaks.items()
+        ),
         note=f"Resident memory at its highest, together {' '.join(storage(sum(peaks.values())))}.",
         bars=tuple(size / most for size in peaks.values()),
     )

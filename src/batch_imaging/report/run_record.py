@@ -19,7 +19,7 @@ class RunRecord:
     ----------
     started, finished: UTC.
     sets: Measurement Sets that were given; without any, those of the simulation were imaged.
-    peak_rss_bytes: highest memory by process id.
+    peak_rss_bytes: highest memory by `host:process id`.
     engine: as the user named it.
     error: what ended the run early, in the words of the error; empty if nothing did.
     """
@@ -32,7 +32,7 @@ class RunRecord:
     finished: datetime
     sets: tuple[Path, ...] = ()
     stages: tuple[StageRecord, ...] = ()
-    peak_rss_bytes: Mapping[int, int] = field(default_factory=dict)
+    peak_rss_bytes: Mapping[str, int] = field(default_factory=dict)
     engine: str = "local"
     error: str = ""
 

@@ -4,9 +4,11 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from batch_imaging.control.config import Config
 from batch_imaging.control.config.entities import (
@@ -16,7 +18,7 @@ from batch_imaging.control.config.entities import (
     engine_deployment_id,
     workflow_deployment_id,
 )
-from batch_imaging.control.config.quantity import parse_quantity
+from batch_imaging.control.config.quantity import parse_quantity, quantity_text
 from batch_imaging.errors import (
     ClusterStartTimeout,
     ConfigVanished,
@@ -26,6 +28,8 @@ from batch_imaging.errors import (
 )
 from batch_imaging.execution.engines.address import address_executor
 from batch_imaging.execution.executor import Executor
+from batch_imaging.execution.plan import Plan
+from batch_imaging.parameters import Parameters
 from batch_imaging.workflow.claimed_block import ClaimedBlock
 
 LOG = logging.getLogger("batch_imaging")
@@ -38,13 +42,76 @@ SPARE = 1.25
 GIB = 2**30
 
 
-def buffer_size_bytes(needed_bytes: int) -> int:
+@dataclass(frozen=True, slots=True)
+class BufferRequest:
+    """A buffer that a block needs.
+
+    Attributes
+    ----------
+    data_bytes: what the block will write into it.
+    size_bytes: of the buffer, if it is made.
+    storage_class: None for the installation's.
+    """
+
+    name: str
+    data_bytes: int
+    size_bytes: int
+    storage_class: str | None = None
+
+    def check_size(self, what: str, size_bytes: int, way_out: str) -> None:
+        """Warn of a buffer with little to spare.
+
+        Raises
+        ------
+        ResourceError: the data will not fit.
+        """
+        text = (
+            f"{self.name}: {what} {quantity_text(size_bytes)}, and about "
+            f"{quantity_text(self.data_bytes)} will be written; {way_out}"
+        )
+        if size_bytes < self.data_bytes:
+            raise ResourceError(text)
+        if size_bytes < SPARE * self.data_bytes:
+            LOG.warning("%s", text)
+
+
+def request_buffers(parameters: Parameters, plan: Plan) -> tuple[BufferRequest, ...]:
+    """Return the buffers for a plan, with the sizes that were asked for or are needed.
+
+    Raises
+    ------
+    ResourceError: a size that was asked for is less than the data.
+    """
+    vis, img = str(parameters.buffer_vis), str(parameters.buffer_img)
+    vis_size, img_size = parameters.buffer_vis_size, parameters.buffer_img_size
+    vis_bytes, img_bytes = plan.measurement_set_bytes, plan.disk_bytes - plan.measurement_set_bytes
+    wanted = [(vis, vis_bytes, [vis_size]), (img, img_bytes, [img_size])]
+    if vis == img:
+        wanted = [(vis, plan.disk_bytes, [vis_size, img_size])]
+    requests = []
+    for name, data_bytes, sizes in wanted:
+        asked_bytes = max((parse_quantity(size) for size in sizes if size), default=None)
+        size_bytes = needed_size_bytes(data_bytes) if asked_bytes is None else asked_bytes
+        request = BufferRequest(name, data_bytes, size_bytes, parameters.buffer_class)
+        request.check_size(
+            "its size is to be", size_bytes, "ask for more in buffer_vis_size and buffer_img_size"
+        )
+        requests.append(request)
+    return tuple(requests)
+
+
+def needed_size_bytes(data_bytes: int) -> int:
     """Return the size of a buffer for so much data: whole GiB, with some to spare."""
-    return max(1, math.ceil(SPARE * needed_bytes / GIB)) * GIB
+    return max(1, math.ceil(SPARE * data_bytes / GIB)) * GIB
 
 
-def reserve_buffers(claimed: ClaimedBlock, sizes_bytes: Mapping[str, int]) -> dict[str, Path]:
+def reserve_buffers(
+    claimed: ClaimedBlock, requests: Sequence[BufferRequest], retain: bool
+) -> dict[str, Path]:
     """Create buffers, or take those that exist, and return their folders by name.
+
+    A buffer that exists keeps its size and class. One that is not retained goes when all blocks
+    that use it have ended, unless it was there before: the controller sees to that.
 
     Raises
     ------
@@ -52,42 +119,70 @@ def reserve_buffers(claimed: ClaimedBlock, sizes_bytes: Mapping[str, int]) -> di
     ResourceError: a buffer that exists is too small.
     EngineError: a buffer could not be made.
     """
-    for name, size_bytes in sizes_bytes.items():
-        _reserve_buffer(claimed.config, name, size_bytes)
+    for request in requests:
+        _reserve_buffer(claimed, request, retain)
     folders = {}
-    for name in sizes_bytes:
-        state = _wait_until_running(claimed.config, name, BUFFER_DEADLINE_S)
-        folders[name] = Path(state.path if state and state.path else f"/buffer/{name}")
+    for request in requests:
+        state = _wait_until_running(claimed.config, request.name, BUFFER_DEADLINE_S)
+        default = f"/buffer/{request.name}"
+        folders[request.name] = Path(state.path if state and state.path else default)
     return folders
 
 
-def _reserve_buffer(config: Config, name: str, size_bytes: int) -> None:
-    for txn in config.txn():
-        existing = txn.get_deployment(name)
+def _reserve_buffer(claimed: ClaimedBlock, request: BufferRequest, retain: bool) -> None:
+    existing = None
+    for txn in claimed.config.txn():
+        existing = txn.get_deployment(request.name)
         if existing is None:
-            args = {"chart": "buffer", "values": {"size": f"{size_bytes // GIB}Gi"}}
-            txn.create_deployment(Deployment(id=name, type="helm", args=args))
-        elif existing.chart != "buffer":
-            raise ControlError(
-                f"{name}: is a deployment of the chart {existing.chart}, not a buffer; choose "
-                "other names in buffer_vis and buffer_img"
-            )
-        elif parse_quantity(held := str(existing.values.get("size", "1Gi"))) < size_bytes:
-            raise ResourceError(
-                f"{name}: this buffer exists with {held}, and {size_bytes // GIB}Gi are needed; "
-                "delete it, or choose other names in buffer_vis and buffer_img"
-            )
+            values = {"size": _exact_quantity(request.size_bytes)} | _identity(claimed)
+            if request.storage_class:
+                values["class"] = request.storage_class
+            args: dict[str, Any] = {"chart": "buffer", "values": values}
+            if not retain:
+                args["retain"] = False
+            txn.create_deployment(Deployment(id=request.name, type="helm", args=args))
+        elif existing.chart == "buffer" and retain and not existing.retain:
+            args = {name: value for name, value in existing.args.items() if name != "retain"}
+            txn.update_deployment(existing.model_copy(update={"args": args}))
+    if existing is None:
+        return
+    if existing.chart != "buffer":
+        raise ControlError(
+            f"{request.name}: is a deployment of the chart {existing.chart}, not a buffer; choose "
+            "other names in buffer_vis and buffer_img"
+        )
+    request.check_size(
+        "this buffer exists with",
+        parse_quantity(str(existing.values.get("size", "1Gi"))),
+        "delete it, or choose other names in buffer_vis and buffer_img",
+    )
+
+
+def _exact_quantity(size_bytes: int) -> str:
+    return str(size_bytes) if size_bytes % GIB else f"{size_bytes // GIB}Gi"
+
+
+def _identity(claimed: ClaimedBlock) -> dict[str, str]:
+    """Return the values by which a platform labels what belongs to a block."""
+    sbi_id = claimed.block.sbi_id
+    return {"pb_id": claimed.id} | ({"sbi_id": sbi_id} if sbi_id else {})
 
 
 @contextmanager
 def dask_engine(
-    claimed: ClaimedBlock, n_workers: int, memory_limit_bytes: int, buffers: list[str]
+    claimed: ClaimedBlock,
+    n_workers: int,
+    memory_limit_bytes: int,
+    buffers: Sequence[str],
+    logs_buffer: str,
 ) -> Iterator[Executor]:
     """Deploy a Dask engine and yield an executor on it. `remove_engine` removes it.
 
     Parameters
     ----------
     memory_limit_bytes: of one worker.
+    buffers: that the workers see.
+    logs_buffer: where the last words of scheduler and workers go if they die.
 
     Raises
     ------
@@ -104,6 +199,8 @@ def dask_engine(
             "worker.replicas": n_workers,
             "worker.resources.limits.memory": str(memory_limit_bytes),
             **{f"buffers[{index}]": name for index, name in enumerate(buffers)},
+            "logs_buffer": logs_buffer,
+            **_identity(claimed),
         }
         args = {"chart": "dask-ee", "values": values}
         txn.create_deployment(Deployment(id=deploy_id, type="helm", args=args))

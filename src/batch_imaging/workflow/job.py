@@ -1,7 +1,6 @@
 """A job from its buffers to its report, wherever the executor comes from."""
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -9,13 +8,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from batch_imaging.execution.executor import Executor, peak_rss_bytes
+from batch_imaging.errors import Cancelled, EngineError
+from batch_imaging.execution.executor import Executor, WorkerReport
 from batch_imaging.execution.progress import Progress
 from batch_imaging.parameters import Parameters
 from batch_imaging.pipelines.batch import BatchResult, Buffers, RunIdentity, run_pipelines
 from batch_imaging.report import RunRecord, declare_products, write_report
 
 LOG = logging.getLogger("batch_imaging")
+
+ABANDON_S = 10.0
+REPORT_S = 300.0
+URGENT_REPORT_S = 15.0
+"""For a run that was told to end, and is killed after 30 s in a cluster, or has no workers."""
 
 
 @dataclass(slots=True)
@@ -36,7 +41,7 @@ class Job:
     progress: Progress = field(default_factory=Progress)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     result: BatchResult = field(default_factory=BatchResult)
-    peak_rss_bytes: dict[int, int] = field(default_factory=dict)
+    peak_rss_bytes: dict[str, int] = field(default_factory=dict)
 
     def run(self, opened: AbstractContextManager[Executor]) -> Path:
         """Run the pipelines on an executor and return the path of the report.
@@ -47,10 +52,12 @@ class Job:
         ------
         BatchImagingError: of any kind; a report of what was reached is written all the same.
         """
-        declare_products(self.buffers.img, self.parameters, self.started, self.identity)
-        try:
-            with opened as executor:
-                self.peak_rss_bytes = executor.peak_rss_bytes
+        with opened as executor:
+            self.peak_rss_bytes = executor.peak_rss_bytes
+            executor.run(
+                declare_products, self.buffers.img, self.parameters, self.started, self.identity
+            )
+            try:
                 run_pipelines(
                     self.parameters,
                     self.buffers,
@@ -60,15 +67,25 @@ class Job:
                     self.result,
                     self.sets,
                 )
-        except BaseException as error:
-            self._remove_partial_products()
-            try:
-                LOG.info("What was reached is in %s", write_report(self._record(_reason(error))))
-            except Exception as second:
-                LOG.warning("no report of the failed run: %s", second)
-            raise
-        with self.progress.stage("report"):
-            return write_report(self._record())
+            except BaseException as error:
+                self._report_failure(executor, error)
+                raise
+            with self.progress.stage("report"):
+                return executor.run(write_report, self._record())
+
+    def _report_failure(self, executor: Executor, error: BaseException) -> None:
+        """Write what was reached, and of what was begun leave nothing, if the workers still can."""
+        is_urgent = isinstance(error, Cancelled | EngineError | SystemExit | KeyboardInterrupt)
+        try:
+            executor.abandon(ABANDON_S)
+            report = executor.run(
+                close_failed_run,
+                self._record(_reason(error)),
+                deadline_s=URGENT_REPORT_S if is_urgent else REPORT_S,
+            )
+            LOG.info("What was reached is in %s", report)
+        except Exception as second:
+            LOG.warning("no report of the failed run: %s", second)
 
     def products(self) -> Iterator[Path]:
         """Yield what was made and is there, in the order it was made; not all it might have."""
@@ -79,6 +96,7 @@ class Job:
                 yield from filter(Path.exists, made.files.values())
 
     def _record(self, error: str = "") -> RunRecord:
+        here = WorkerReport.of_this_process()
         return RunRecord(
             parameters=self.parameters,
             identity=self.identity,
@@ -88,19 +106,21 @@ class Job:
             finished=datetime.now(UTC),
             sets=self.sets,
             stages=tuple(self.progress.stages),
-            peak_rss_bytes=self.peak_rss_bytes | {os.getpid(): peak_rss_bytes()},
+            peak_rss_bytes=self.peak_rss_bytes | {here.process: here.peak_rss_bytes},
             engine=self.engine,
             error=error,
         )
 
-    def _remove_partial_products(self) -> None:
-        """Remove what workers that were stopped in the middle had begun to write."""
-        for folder in (self.buffers.vis, self.buffers.img):
-            for partial in folder.glob("*.partial"):
-                if partial.is_dir():
-                    shutil.rmtree(partial, ignore_errors=True)
-                else:
-                    partial.unlink(missing_ok=True)
+
+def close_failed_run(run: RunRecord) -> Path:
+    """Remove what units that were stopped in the middle had begun, and write the report."""
+    for folder in (run.buffers.vis, run.buffers.img):
+        for partial in folder.glob("*.partial"):
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
+    return write_report(run)
 
 
 def _reason(error: BaseException) -> str:

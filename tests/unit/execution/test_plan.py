@@ -301,6 +301,26 @@ def test_workers_get_twice_their_need_but_no_more_than_there_is(seed_plan):
     assert tight.memory_limit_bytes >= 1.5 * tight.worker_bytes - 1
 
 
+def test_workers_with_memory_of_their_own_get_twice_their_need_up_to_their_limit(seed_plan):
+    need_bytes = seed_plan.worker_bytes
+    roomy = make_plan(SEED_CASE, available_bytes=8 * GB, worker_limit_bytes=100 * GB)
+    assert roomy.memory_limit_bytes == seed_plan.memory_limit_bytes
+    tight = make_plan(SEED_CASE, available_bytes=8 * GB, worker_limit_bytes=need_bytes + 1)
+    assert tight.memory_limit_bytes == need_bytes + 1
+    # Many of them do not have to fit on one machine together.
+    make_plan(SEED_CASE, n_workers=100, available_bytes=8 * GB, worker_limit_bytes=2 * GB)
+
+
+def test_a_worker_or_a_script_that_is_too_small_is_refused(seed_plan):
+    limit_bytes = seed_plan.worker_bytes - 1
+    with pytest.raises(ResourceError, match=r"a worker needs about .*workerMemory") as refusal:
+        make_plan(SEED_CASE, available_bytes=8 * GB, worker_limit_bytes=limit_bytes)
+    fits = int(str(refusal.value).split("; imaging.npixel ")[1].split()[0])
+    assert 32 <= fits < seed_plan.npixel
+    with pytest.raises(ResourceError, match="the script needs about"):
+        make_plan(SEED_CASE, available_bytes=seed_plan.main_bytes - 1, worker_limit_bytes=100 * GB)
+
+
 def test_the_machine_has_memory():
     assert 10**8 < available_memory_bytes() < 10**14
 

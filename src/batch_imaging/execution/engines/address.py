@@ -1,10 +1,15 @@
 """A Dask cluster that somebody else brings up and takes down, known by its scheduler's address."""
 
 import logging
+import os
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 import dask
@@ -18,6 +23,8 @@ LOG = logging.getLogger(__name__)
 
 POLL_S = 0.1
 CONNECT_S = 5.0
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""The same for all containers of a machine."""
 
 
 @contextmanager
@@ -71,8 +78,34 @@ def _count_workers(client: Client) -> int:
     return len(client.scheduler_info(n_workers=-1)["workers"])
 
 
+@dataclass(frozen=True, slots=True)
+class _Cores:
+    """Cores that a process may use, and those of the machine it runs on, under whatever address."""
+
+    machine: str
+    here: int
+    of_machine: int
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        try:
+            machine = BOOT_ID.read_text()
+        except OSError:
+            machine = platform.node()
+        return cls(machine, available_cores(), os.cpu_count() or 1)
+
+
 def _cores_per_worker(client: Client) -> int:
-    """Return the cores that each worker may use, if those of one host share them evenly."""
-    cores: dict[str, int] = client.run(available_cores)
-    on_host = Counter(urlsplit(address).hostname for address in cores)
-    return max(1, min(n // on_host[urlsplit(address).hostname] for address, n in cores.items()))
+    """Return the cores that each worker may use, if all on a host, or a machine, share evenly.
+
+    Each pod is a host of its own, with an address and perhaps a limit; a machine has many.
+    """
+    workers: dict[str, _Cores] = client.run(_Cores.of_this_process)
+    hosts = {address: urlsplit(address).hostname for address in workers}
+    on_host = Counter(hosts.values())
+    on_machine = Counter(cores.machine for cores in workers.values())
+    shares = (
+        min(cores.here // on_host[hosts[address]], cores.of_machine // on_machine[cores.machine])
+        for address, cores in workers.items()
+    )
+    return max(1, min(shares))

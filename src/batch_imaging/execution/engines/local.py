@@ -1,12 +1,12 @@
 """A Dask cluster on this machine: a scheduler in this process, workers as child processes."""
 
 import logging
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dask
+from dask.system import cpu_count
 from distributed import Client, LocalCluster
 
 from batch_imaging.errors import ClusterStartTimeout
@@ -61,5 +61,5 @@ def local_executor(
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores this process may use: the machine's, or its container's."""
+    return cpu_count()

@@ -6,7 +6,7 @@ from typing import Any
 import dask
 import yaml
 
-RESTART_S = 3.0  # a worker needs about one; DaskExecutor waits for it several times
+RESTART_S = 3.0  # a worker needs about one; DaskExecutor then waits on
 KEPT_FREE_BYTES = 128 * 2**20
 
 DASK_SETTINGS: dict[str, Any] = {
@@ -31,8 +31,10 @@ DASK_SETTINGS: dict[str, Any] = {
 def write_dask_settings(path: Path) -> None:
     """Write the file that DASK_CONFIG of a scheduler or worker names.
 
-    Variables of the environment would not do: Dask turns their names into lower case.
+    Variables of the environment would not do: Dask turns their names into lower case. They say more
+    than those of a cluster that shares a terminal with its user, for they have logs of their own.
     """
     nested: dict[str, Any] = {}
     dask.config.set(DASK_SETTINGS, config=nested)
+    nested["distributed"]["logging"] = {"distributed": "info"}
     path.write_text(yaml.safe_dump(nested))
