@@ -15,6 +15,7 @@
     │   │   ├── ConfigVanished           what should be changed is not there
     │   │   └── MalformedRecord          an entry of the database is not what its key promises
     │   ├── InvalidPath                  an id is empty, or a path has not the form of one
+    │   ├── PassingFailure               what failed may well work in a while
     │   ├── SettingError                 an environment variable or option has no valid value
     │   └── OwnershipLost                a processing block is not this script's any more
     └── Cancelled                    8   the operator or a signal ended it
@@ -75,6 +76,10 @@ class ControlError(BatchImagingError):
 
 class ConfigUnavailable(ControlError):
     """The configuration database did not answer within the deadline."""
+
+
+class PassingFailure(ControlError):
+    """Something did not work that may well work in a while, unchanged."""
 
 
 class SettingError(ControlError, ValueError):

@@ -4,6 +4,7 @@ Where the database is stands in SDP_CONFIG_HOST, SDP_CONFIG_PORT and so on.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,10 +30,11 @@ def _check_path(path: str) -> str:
 
 def _check_workflow(name: str) -> str:
     words = name.split(":")
-    if len(words) != 3 or not all(words) or words[0] not in {"realtime", "batch"}:
+    is_name = len(words) == 3 and all(re.fullmatch(r"[A-Za-z0-9_.\-]+", each) for each in words)
+    if not is_name or words[0] not in {"realtime", "batch"}:
         raise typer.BadParameter(
-            f"{name}: must be TYPE:ID:VERSION with the type realtime or batch, "
-            "as in batch:batch_imaging:0.1.0"
+            f"{name}: must be TYPE:ID:VERSION with the type realtime or batch, of letters, digits, "
+            "'_', '-' and '.', as in batch:batch_imaging:0.1.0"
         )
     return name
 
@@ -154,7 +156,9 @@ def create(
                 sbi_id=sbi,
                 workflow=name,
                 parameters=checked,
-                dependencies=[Dependency(pb_id=needed) for needed in dependencies or ()],
+                dependencies=[
+                    Dependency(pb_id=needed, type=["none"]) for needed in dependencies or ()
+                ],
             )
             txn.create_processing_block(block)
     typer.echo(block.id)

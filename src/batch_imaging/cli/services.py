@@ -8,6 +8,11 @@ import typer
 from batch_imaging.cli.options import LogForm, Verbose, log_level
 from batch_imaging.logging_format import configure_logging
 
+HealthPort = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="Serve GET /health there, for probes: 200 or 503."),
+]
+
 
 def workflow(
     pb_id: Annotated[str, typer.Argument(metavar="PB_ID", help="Id of the processing block.")],
@@ -41,6 +46,7 @@ def controller(
     retention: Annotated[
         float, typer.Option(help="Seconds that the deployment of a finished script stays.")
     ] = 3600.0,
+    health_port: HealthPort = None,
     log_format: LogForm = "plain",
     verbose: Verbose = False,
 ) -> None:
@@ -54,9 +60,11 @@ def controller(
 
     from batch_imaging.control.config import Config
     from batch_imaging.control.controller import Capacity, run_controller
+    from batch_imaging.control.health import Health
 
-    with Config() as config:
-        run_controller(config, Capacity.of(max_workers, max_buffers), workflows, retention)
+    with Config() as config, Health(health_port) as health:
+        capacity = Capacity.of(max_workers, max_buffers)
+        run_controller(config, capacity, workflows, retention, health.beat)
 
 
 def deployer(
@@ -73,7 +81,74 @@ def deployer(
     configure_logging(log_format, log_level(verbose))
 
     from batch_imaging.control.config import Config
-    from batch_imaging.control.deployer import LocalDeployer, run_deployer
+    from batch_imaging.control.deployer import run_deployer
+    from batch_imaging.control.deployer.local import LocalDeployer
 
     with Config() as config:
         run_deployer(config, LocalDeployer(folder))
+
+
+def helm_deployer(
+    charts: Annotated[
+        Path, typer.Option(envvar="BATCH_IMAGING_CHARTS", help="Folder of the charts.")
+    ],
+    namespace: Annotated[
+        str, typer.Option(envvar="SDP_HELM_NAMESPACE", help="Namespace of the deployments.")
+    ] = "sdp",
+    defaults: Annotated[
+        Path | None, typer.Option(help="YAML file of this installation's values by chart.")
+    ] = None,
+    helm: Annotated[str, typer.Option(envvar="SDP_HELM", help="The program helm.")] = "helm",
+    helm_timeout: Annotated[
+        float, typer.Option(envvar="SDP_HELM_TIMEOUT", min=1.0, help="Seconds for a run of it.")
+    ] = 60.0,
+    health_port: HealthPort = None,
+    log_format: LogForm = "plain",
+    verbose: Verbose = False,
+) -> None:
+    """Make deployments real as Helm releases of one namespace of a Kubernetes cluster.
+
+    \b
+    The cluster is the one that it runs in, or that KUBECONFIG names.
+    Example:
+      batch-imaging helm-deployer --namespace sdp --charts charts
+    """
+    configure_logging(log_format, log_level(verbose))
+
+    from batch_imaging.control.config import Config
+    from batch_imaging.control.deployer import run_deployer
+    from batch_imaging.control.deployer.helm import Api, Cluster, Helm, HelmDeployer, read_defaults
+    from batch_imaging.control.health import Health
+
+    with Config() as config, Health(health_port) as health:
+        deployer = HelmDeployer(
+            Cluster(namespace, Api()),
+            Helm(helm, namespace, helm_timeout),
+            charts,
+            read_defaults(defaults),
+            config,
+        )
+        run_deployer(config, deployer, "helm-deployer", health.beat)
+
+
+def drain(
+    deadline: Annotated[
+        float, typer.Option(min=1.0, help="Seconds in which all must be gone.")
+    ] = 120.0,
+    log_format: LogForm = "plain",
+    verbose: Verbose = False,
+) -> None:
+    """Cancel what has not ended and remove all deployments but buffers, to take the system down.
+
+    \b
+    Example:
+      batch-imaging drain --deadline 60
+    """
+    configure_logging(log_format, log_level(verbose))
+
+    from batch_imaging.control.deployer.drain import drain as drain_system
+    from batch_imaging.control.standalone.connection import find_config
+
+    with find_config() as config:
+        for deploy_id in drain_system(config, deadline):
+            typer.echo(deploy_id)

@@ -33,7 +33,7 @@ POLL_S = 0.25
 def up(
     folder: FolderOption = None,
     subarrays: Annotated[
-        int | None, typer.Option(min=1, help="Number of subarrays; at first 1.")
+        int | None, typer.Option(min=1, max=16, help="Number of subarrays; at first 1.")
     ] = None,
     max_workers: Annotated[
         int | None, typer.Option(min=1, help="Dask workers of all running blocks together.")

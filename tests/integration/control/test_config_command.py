@@ -134,7 +134,7 @@ class TestCreate:
         _, out, _ = call("create", "pb", BATCH, "--sbi", "sbi-a", "--dependency", block)
         entry = read(config, f"/pb/{out.strip()}")
         assert entry["sbi_id"] == "sbi-a"
-        assert entry["dependencies"] == [{"pb_id": block, "type": []}]
+        assert entry["dependencies"] == [{"pb_id": block, "type": ["none"]}]
 
     def test_other_workflows_have_parameters_of_their_own(self, call, config):
         _, out, _ = call("create", "pb", "realtime:test_realtime:1", '{"length": 3}')
@@ -149,6 +149,7 @@ class TestCreate:
             (["batch:other:1", "{"], 2, "not valid JSON"),
             (["batch_imaging"], 2, "TYPE:ID:VERSION"),
             (["daily:batch_imaging:1"], 2, "realtime or batch"),
+            (["batch:a/b:1"], 2, "of letters, digits, '_', '-' and '.'"),
             ([BATCH, "--dependency", "pb-x"], 7, "/pb/pb-x: there is no such processing block"),
             ([BATCH, "--sbi", "sbi-x"], 7, "/sb/sbi-x: there is no such scheduling block"),
         ],

@@ -205,6 +205,11 @@ class Deployment(Entity):
         values = self.args.get("values")
         return values if isinstance(values, dict) else {}
 
+    @property
+    def retain(self) -> bool:
+        """Whether it stays when nobody uses it any more; said of buffers."""
+        return self.args.get("retain") is not False
+
 
 class DeploymentStatus(StrEnum):
     """What became of a deployment."""
@@ -220,7 +225,8 @@ class DeploymentState(_Sparse):
 
     Attributes
     ----------
-    reason: why it is not RUNNING.
+    reason: why it is not RUNNING, or what is to be known although it is.
+    attempts: how often it could not be installed so far.
     pods: status of each of its parts by name.
     scheduler: address of the Dask scheduler of an execution engine.
     path: of a buffer's folder, where the workers see it.
@@ -229,6 +235,7 @@ class DeploymentState(_Sparse):
 
     status: DeploymentStatus
     reason: str | None = None
+    attempts: int | None = None
     pods: dict[str, str] | None = None
     scheduler: str | None = None
     path: str | None = None

@@ -349,6 +349,9 @@ class Transaction(Reader):
     def create_deployment(self, deployment: Deployment) -> None:
         self._create(deploy_path(deployment.id), deployment)
 
+    def update_deployment(self, deployment: Deployment) -> None:
+        self._update(deploy_path(deployment.id), deployment)
+
     def delete_deployment(self, deploy_id: str) -> None:
         """Delete a deployment and its state."""
         self.raw.delete(deploy_path(deploy_id), recurse=True)

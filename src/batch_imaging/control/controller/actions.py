@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from batch_imaging.control.config import Config, ConnectionSettings, Transaction
 from batch_imaging.control.config.entities import (
     Deployment,
+    ProcessingBlock,
     ProcessingBlockState,
     Status,
     workflow_deployment_id,
@@ -34,9 +35,10 @@ class Start:
         return f"{self.pb_id}: starts {self.image}"
 
     def write(self, txn: Transaction) -> bool:
-        if txn.raw.value(pb_path(self.pb_id)) is None or txn.raw.value(pb_state_path(self.pb_id)):
+        block = txn.get_processing_block(self.pb_id)
+        if block is None or txn.raw.value(pb_state_path(self.pb_id)):
             return False
-        deployment = workflow_deployment(self.pb_id, self.image)
+        deployment = workflow_deployment(block, self.image)
         if txn.raw.value(deploy_path(deployment.id)) is None:
             txn.create_deployment(deployment)
         txn.create_processing_block_state(
@@ -115,15 +117,17 @@ def apply(config: Config, action: Action, leader: Leader | None = None) -> int:
     return txn.revision if is_written else 0
 
 
-def workflow_deployment(pb_id: str, image: str) -> Deployment:
+def workflow_deployment(block: ProcessingBlock, image: str) -> Deployment:
     """Return the deployment of a block's script, which finds the database where we do."""
     settings = ConnectionSettings.from_environment()
     values = {
         "env.SDP_CONFIG_HOST": settings.host,
         "env.SDP_HELM_NAMESPACE": os.environ.get("SDP_HELM_NAMESPACE", "sdp"),
         "wf_image": image,
-        "pb_id": pb_id,
+        "pb_id": block.id,
     }
+    if block.sbi_id:
+        values["sbi_id"] = block.sbi_id
     if settings.port != 2379:
         values["env.SDP_CONFIG_PORT"] = str(settings.port)
     if settings.protocol != "http":
@@ -131,7 +135,7 @@ def workflow_deployment(pb_id: str, image: str) -> Deployment:
     if prefix := os.environ.get("SDP_CONFIG_PREFIX"):
         values["env.SDP_CONFIG_PREFIX"] = prefix
     return Deployment(
-        id=workflow_deployment_id(pb_id),
+        id=workflow_deployment_id(block.id),
         type="helm",
         args={"chart": "workflow", "values": values},
     )

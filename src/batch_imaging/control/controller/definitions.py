@@ -1,10 +1,12 @@
 """Which image a workflow runs from.
 
 Entries `/workflow/<type>:<id>:<version>` of the database come first, then the file or URL that the
-controller was given, then the workflows of this program, which is its own image for any version.
+controller was given, then the workflows of this program, which is its own image for any version;
+BATCH_IMAGING_IMAGE says what that is called where we are.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from batch_imaging.control.config.entities import WorkflowName
 
 LOG = logging.getLogger(__name__)
 
-OWN_IMAGE = f"batch-imaging:{__version__}"
+OWN_IMAGE = os.environ.get("BATCH_IMAGING_IMAGE", f"batch-imaging:{__version__}")
 OWN_WORKFLOWS = ("batch:batch_imaging", "realtime:test_receive_addresses", "realtime:test_realtime")
 FETCH_TIMEOUT_S = 10.0
 RETRY_S = 10.0

@@ -16,6 +16,7 @@ from batch_imaging.control.config.entities import (
 )
 from batch_imaging.control.config.reader import (
     deploy_path,
+    deploy_state_path,
     pb_owner_path,
     pb_path,
     pb_state_path,
@@ -23,6 +24,10 @@ from batch_imaging.control.config.reader import (
 from batch_imaging.control.controller.actions import Action, Change, Remove, Start
 from batch_imaging.control.controller.definitions import Definitions
 from batch_imaging.control.controller.resources import Capacity, Usage
+
+SILENT_DEPLOYER_S = 10.0
+NO_DEPLOYER_S = 300.0
+"""After so long a block FAILs whose script no deployer takes up; one that works needs seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +57,25 @@ class Unended:
     def need(self) -> Resources:
         return (self.state and self.state.resources) or Resources()
 
+    @property
+    def buffers(self) -> set[str]:
+        """The buffers it uses or will use, as far as they are known yet."""
+        named = (self.block.parameters.get(name) for name in ("buffer_vis", "buffer_img"))
+        return set(self.need.buffers) | {name for name in named if isinstance(name, str)}
+
     def end(self, status: Status, reason: str, if_unowned: bool = False) -> Change:
         """End it. A block that nobody has seen gets no `resources_available`, as on the wire."""
         update = {"status": status, "reason": reason}
         new = self.state.model_copy(update=update) if self.state else None
         return Change(self.id, self.state, new or ProcessingBlockState(**update), if_unowned)
 
-    def explain(self, reason: str) -> Iterator[Change]:
-        """Say why it waits, unless its state says so."""
+    def explain(self, reason: str | None) -> Iterator[Change]:
+        """Say why it waits, or that it does not any more, unless its state says so."""
         if self.state and self.state.reason != reason:
-            yield Change(self.id, self.state, self.state.model_copy(update={"reason": reason}))
+            new = self.state.without("reason")
+            yield Change(
+                self.id, self.state, new.model_copy(update={"reason": reason}) if reason else new
+            )
 
     def release(self) -> Change:
         assert self.state
@@ -74,12 +88,14 @@ def decide(
     definitions: Definitions,
     capacity: Capacity,
     is_expired: Callable[[str], bool],
+    starts_for_s: Callable[[str], float],
 ) -> list[Action]:
     """Return what is to be done.
 
     Parameters
     ----------
     is_expired: whether the script's deployment of a block that has ended need not be kept.
+    starts_for_s: how long no deployer has taken up the script of a block.
     """
     unended = sorted(_unended(view), key=lambda each: view.arrival(each.id))
     cycle = _cycle(unended)
@@ -90,11 +106,14 @@ def decide(
             actions.append(end)
         elif each.state is None:
             actions.extend(_start(view, each, definitions))
+        elif each.state.status == Status.STARTING and pb_owner_path(each.id) not in view:
+            actions.extend(_follow_start(view, each, starts_for_s))
         elif each.is_waiting:
             queue.append(each)
     usage = Usage.of(view, ((each.id, each.need) for each in unended if each.is_released))
     actions.extend(_release(view, queue, capacity, usage))
     actions.extend(_clean_up(view, is_expired))
+    actions.extend(_free_buffers(view, unended))
     return actions
 
 
@@ -177,6 +196,21 @@ def _start(view: View, each: Unended, definitions: Definitions) -> Iterator[Acti
         yield each.end(Status.FAILED, f"there is no workflow {workflow}; there are {known}")
 
 
+def _follow_start(
+    view: View, each: Unended, starts_for_s: Callable[[str], float]
+) -> Iterator[Change]:
+    """Say what keeps a script from owning its block; without a deployer, not for ever."""
+    deploy_id = workflow_deployment_id(each.id)
+    if deploy_state_path(deploy_id) in view:
+        deployment = view.get_deployment_state(deploy_id)
+        yield from each.explain(deployment.reason if deployment else None)
+    elif (waited_s := starts_for_s(each.id)) >= NO_DEPLOYER_S:
+        reason = f"no deployer has taken up {deploy_id} within {NO_DEPLOYER_S:g} s"
+        yield each.end(Status.FAILED, f"{reason}; start one", if_unowned=True)
+    elif waited_s >= SILENT_DEPLOYER_S:
+        yield from each.explain(f"waits for a deployer to take up {deploy_id}; does one run?")
+
+
 def _release(
     view: View, queue: Iterable[Unended], capacity: Capacity, usage: Usage
 ) -> Iterator[Change]:
@@ -224,10 +258,31 @@ def _clean_up(view: View, is_expired: Callable[[str], bool]) -> Iterator[Remove]
         if pb_path(pb_id) not in view:
             yield Remove(deploy_id, pb_id)
             continue
-        state = view.get_processing_block_state(pb_id)
-        has_ended = state and state.status.ended and pb_owner_path(pb_id) not in view
-        if has_ended and (deploy_id != workflow_deployment_id(pb_id) or is_expired(pb_id)):
+        if _has_ended(view, pb_id) and (
+            deploy_id != workflow_deployment_id(pb_id) or is_expired(pb_id)
+        ):
             yield Remove(deploy_id, pb_id)
+
+
+def _free_buffers(view: View, unended: Iterable[Unended]) -> Iterator[Remove]:
+    """Remove buffers that were made not to be retained, when all blocks that use them have ended.
+
+    The block that made one is named in its values.
+    """
+    in_use = {name for each in unended for name in each.buffers}
+    for deploy_id in view.list_deployments():
+        deployment = view.get_deployment(deploy_id)
+        if deployment is None or deployment.chart != "buffer" or deployment.retain:
+            continue
+        pb_id = str(deployment.values.get("pb_id"))
+        if deploy_id not in in_use and (pb_path(pb_id) not in view or _has_ended(view, pb_id)):
+            yield Remove(deploy_id, pb_id)
+
+
+def _has_ended(view: View, pb_id: str) -> bool:
+    """Whether a block has ended and its script is done with cleaning up."""
+    state = view.get_processing_block_state(pb_id)
+    return bool(state and state.status.ended and pb_owner_path(pb_id) not in view)
 
 
 def _block_of(view: View, deploy_id: str) -> str | None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 from batch_imaging.control.config import Config, View
@@ -36,7 +37,7 @@ class Controller:
         self._leader = leader
         self._capacity = capacity
         self._retention_s = retention_s
-        self._ended_s: dict[str, float] = {}
+        self._since_s: dict[str, float] = {}
         self._written_revision = 0
 
     def step(self, view: View, definitions: Definitions) -> None:
@@ -51,7 +52,16 @@ class Controller:
             return
         if view.revision < self._written_revision:
             return
-        for action in decide(view, definitions, self._capacity, self._is_expired):
+        ages = _Ages(self._since_s)
+        actions = decide(
+            view,
+            definitions,
+            self._capacity,
+            lambda pb_id: ages.age_s(f"{pb_id} ended") >= self._retention_s,
+            lambda pb_id: ages.age_s(f"{pb_id} starts"),
+        )
+        self._since_s = ages.still
+        for action in actions:
             try:
                 revision = apply(self._config, action, self._leader)
             except ConfigUnavailable:
@@ -63,14 +73,26 @@ class Controller:
                 if revision:
                     LOG.info("%s", action)
 
-    def _is_expired(self, pb_id: str) -> bool:
-        """Whether a block has been seen ended for long enough."""
-        now = time.monotonic()
-        return now - self._ended_s.setdefault(pb_id, now) >= self._retention_s
+
+class _Ages:
+    """For how long what is seen now has been seen; who is not asked for is forgotten."""
+
+    def __init__(self, since_s: dict[str, float]) -> None:
+        self._since_s = since_s
+        self._now_s = time.monotonic()
+        self.still: dict[str, float] = {}
+
+    def age_s(self, what: str) -> float:
+        self.still[what] = self._since_s.get(what, self._now_s)
+        return self._now_s - self.still[what]
 
 
 def run_controller(
-    config: Config, capacity: Capacity, workflows: str | None, retention_s: float
+    config: Config,
+    capacity: Capacity,
+    workflows: str | None,
+    retention_s: float,
+    beat: Callable[[], None] = lambda: None,
 ) -> NoReturn:
     """Control processing until the process is told to end.
 
@@ -79,6 +101,7 @@ def run_controller(
     workflows: file or URL of definitions, read again all SDP_WORKFLOWS_REFRESH seconds (300);
         unset, SDP_WORKFLOWS_URL.
     retention_s: how long the deployment of a script stays after the end of its block.
+    beat: is called whenever the loop comes round.
     """
     source = workflows or os.environ.get("SDP_WORKFLOWS_URL")
     refresh = os.environ.get("SDP_WORKFLOWS_REFRESH", "300")
@@ -92,6 +115,7 @@ def run_controller(
         controller = Controller(config, leader, capacity, retention_s)
         is_away = False
         while True:
+            beat()
             try:
                 follower.wait(TICK_S)
                 controller.step(follower.view, reader.definitions)

@@ -1,6 +1,5 @@
 """Deployers make the deployments of the configuration database real."""
 
-from batch_imaging.control.deployer.local import LocalDeployer
 from batch_imaging.control.deployer.loop import Deployer, run_deployer
 
-__all__ = ["Deployer", "LocalDeployer", "run_deployer"]
+__all__ = ["Deployer", "run_deployer"]

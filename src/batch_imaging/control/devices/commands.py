@@ -19,7 +19,7 @@ from batch_imaging.control.devices.validation import (
     Scan,
     read_request,
 )
-from batch_imaging.errors import ControlError
+from batch_imaging.errors import ControlError, MalformedRecord
 
 Log = logging.LoggerAdapter[logging.Logger]
 
@@ -51,10 +51,10 @@ def record_command(
         case "On":
             changes = {"state": "ON"}
         case "Off":
-            _release(txn, subarray, SchedulingStatus.CANCELLED)
+            _cancel(txn, subarray, log)
             changes = {"state": "OFF", "sbi_id": None}
         case "Restart":
-            _release(txn, subarray, SchedulingStatus.CANCELLED)
+            _cancel(txn, subarray, log)
             changes = {"sbi_id": None}
         case "ReleaseResources":
             _release(txn, subarray, SchedulingStatus.FINISHED)
@@ -106,6 +106,18 @@ def _assign(txn: Transaction, subarray_id: str, argument: str, log: Log) -> str:
     for block in blocks:
         txn.create_processing_block(block)
     return request.id
+
+
+def _cancel(txn: Transaction, subarray: Subarray, log: Log) -> None:
+    """End the subarray's scheduling block; one that cannot be read is left behind."""
+    try:
+        _release(txn, subarray, SchedulingStatus.CANCELLED)
+    except MalformedRecord as error:
+        log.warning(
+            "%s; it is left as it is, and its processing blocks go on "
+            "(`batch-imaging config cancel pb` ends them)",
+            error,
+        )
 
 
 def _release(txn: Transaction, subarray: Subarray, status: SchedulingStatus) -> None:

@@ -1,11 +1,13 @@
 """What a subarray shows, derived from the configuration database."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from batch_imaging.control.config.entities import SchedulingBlock, Subarray
+from batch_imaging.control.config.entities import AnyEntity, SchedulingBlock, Subarray
 from batch_imaging.control.config.reader import Reader
 from batch_imaging.control.devices.states import ObsState
+from batch_imaging.errors import MalformedRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ def observe(reader: Reader, subarray_id: str) -> Observation | None:
     subarray = reader.get_subarray(subarray_id)
     if subarray is None:
         return None
-    block = reader.get_scheduling_block(subarray.sbi_id) if subarray.sbi_id else None
+    block = readable(reader.get_scheduling_block, subarray.sbi_id) if subarray.sbi_id else None
     return Observation(
         state=subarray.state,
         obs_state=_obs_state(reader, subarray, block),
@@ -32,6 +34,14 @@ def observe(reader: Reader, subarray_id: str) -> Observation | None:
         scan_type=block.current_scan_type if block else None,
         scan_id=block.scan_id if block else None,
     )
+
+
+def readable(get: Callable[[str], AnyEntity | None], entry_id: str) -> AnyEntity | None:
+    """Return an entry; None for a malformed one, as in a view: it must not stop a command."""
+    try:
+        return get(entry_id)
+    except MalformedRecord:
+        return None
 
 
 def _obs_state(reader: Reader, subarray: Subarray, block: SchedulingBlock | None) -> ObsState:
@@ -44,19 +54,19 @@ def _obs_state(reader: Reader, subarray: Subarray, block: SchedulingBlock | None
     if not assigned or block is None or _receive_addresses(reader, block) is not None:
         return target
     receivers = [pb_id for pb_id in block.pb_realtime if _receives(reader, pb_id)]
-    states = map(reader.get_processing_block_state, receivers)
+    states = [readable(reader.get_processing_block_state, pb_id) for pb_id in receivers]
     if any(state and state.status.ended for state in states):
         return ObsState.FAULT
     return ObsState.RESOURCING if receivers else target
 
 
 def _receives(reader: Reader, pb_id: str) -> bool:
-    block = reader.get_processing_block(pb_id)
+    block = readable(reader.get_processing_block, pb_id)
     return block is not None and "receive" in block.workflow.id
 
 
 def _receive_addresses(reader: Reader, block: SchedulingBlock | None) -> dict[str, Any] | None:
     if block is None or block.pb_receive_addresses is None:
         return None
-    state = reader.get_processing_block_state(block.pb_receive_addresses)
+    state = readable(reader.get_processing_block_state, block.pb_receive_addresses)
     return state.receive_addresses if state else None

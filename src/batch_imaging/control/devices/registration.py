@@ -1,34 +1,47 @@
 """The devices in a Tango database."""
 
-from collections.abc import Iterator
+import time
 
 import tango
 
+from batch_imaging.errors import ControlError
+
 MASTER = "mid_sdp/elt/master"
 SUBARRAY = "mid_sdp/elt/subarray_{}"
+DEADLINE_S = 60.0
+RETRY_S = 0.5
 
 
-def devices(n_subarrays: int) -> Iterator[tuple[str, str, str]]:
-    """Yield the server with its instance, the class and the name of each device."""
-    yield "SDPMaster/1", "SDPMaster", MASTER
-    for number in range(1, n_subarrays + 1):
-        yield f"SDPSubarray/{number}", "SDPSubarray", SUBARRAY.format(number)
+def register_device(device_class: str, instance: str) -> None:
+    """Give the server `<class>/<instance>` its device, unless the database has one for it.
 
-
-def register_devices(n_subarrays: int) -> None:
-    """Enter the devices in the database of TANGO_HOST; those that are there stay as they are.
-
-    No attribute is polled and none has a limit of change: the devices send all changes themselves.
+    The database may still be about to start. No attribute is polled and none has a limit of
+    change: the devices send all changes themselves.
 
     Raises
     ------
-    DevFailed: the database does not answer.
+    ControlError: the database of TANGO_HOST does not answer.
     """
-    database = tango.Database()
-    for server, device_class, name in devices(n_subarrays):
-        if name in database.get_device_name(server, device_class):
-            continue  # entered anew, a device that runs would count as not exported
-        info = tango.DbDevInfo()
-        info.server, info._class, info.name = server, device_class, name
-        database.add_device(info)
-        database.put_device_property(name, {"SkaLevel": "2"})
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            return _register(tango.Database(), device_class, instance)
+        except tango.DevFailed as error:
+            reason = error.args[0]
+            if reason.reason == "API_TangoHostNotSet" or time.monotonic() > deadline:
+                raise ControlError(
+                    f"the Tango database cannot be used: {reason.desc.strip()}; "
+                    "TANGO_HOST must be <host>:<port> of one that runs"
+                ) from error
+        time.sleep(RETRY_S)
+
+
+def _register(database: tango.Database, device_class: str, instance: str) -> None:
+    server = f"{device_class}/{instance}"
+    if database.get_device_name(server, device_class):
+        return
+    info = tango.DbDevInfo()
+    info.server, info._class = server, device_class
+    info.name = MASTER if device_class == "SDPMaster" else SUBARRAY.format(instance)
+    database.put_device_property(info.name, {"SkaLevel": "2"})
+    database.add_device(info)

@@ -115,8 +115,9 @@ class Launch:
         """
         for service in services:
             if running := self._running.get(service.name):
-                if tuple(running.cmdline()) == service.command:
-                    continue
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has ended in this moment
+                    if tuple(running.cmdline()) == service.command:
+                        continue
                 stop([running])
             _check_ports(service)
             with self._folder.log(service.name).open("ab") as log:

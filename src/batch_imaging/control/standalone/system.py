@@ -101,7 +101,10 @@ class System:
         """Whether the deployer has come so far as to keep others out of its folder."""
         lock = str(self.folder.path / "deployer.lock")
         deployer = running_services(self.folder).get("deployer")
-        return deployer is not None and lock in {each.path for each in deployer.open_files()}
+        try:
+            return deployer is not None and lock in {each.path for each in deployer.open_files()}
+        except psutil.NoSuchProcess:  # it has ended in this moment
+            return False
 
     def _devices(self) -> list[Service]:
         numbers = range(1, self.settings.subarrays + 1)
@@ -152,12 +155,12 @@ def up(folder: Folder, new_ports: bool = False, **options: Any) -> tuple[System,
                     f"{folder}: {', '.join(running)} would keep the old ports; "
                     "`batch-imaging down` first"
                 )
-            options["ports"] = Ports.chosen_by_the_kernel()
-        settings = settings.model_copy(update=options)
-        folder.save(settings)
-        system = System(folder, settings)
+            settings = settings.model_copy(update={"ports": Ports.chosen_by_the_kernel()})
+        folder.save(settings)  # which makes the folder ours, and known where its services are
+        system = System(folder, settings.model_copy(update=options))
         with Launch(folder) as launch:
             _start(system, launch)
+            folder.save(system.settings)
             return system, launch.started
 
 
@@ -167,7 +170,6 @@ def _start(system: System, launch: Launch) -> None:
     launch.wait(etcd)
     launch.start(controller, deployer)
     launch.wait(tango)
-    _register_devices(system)
     launch.start(*devices)
     launch.wait(controller, deployer, *devices)
     _switch_on(system)
@@ -193,17 +195,9 @@ def _stop(running: dict[str, psutil.Process], is_meant: Callable[[str], bool]) -
 
 
 def _remove_deployed(folder: Folder) -> None:
-    from batch_imaging.control.deployer import LocalDeployer
+    from batch_imaging.control.deployer.local import LocalDeployer
 
     LocalDeployer(folder.path).remove_all()
-
-
-def _register_devices(system: System) -> None:
-    os.environ["TANGO_HOST"] = system.exports["TANGO_HOST"]
-
-    from batch_imaging.control.devices.registration import register_devices
-
-    register_devices(system.settings.subarrays)
 
 
 def _switch_on(system: System) -> None:

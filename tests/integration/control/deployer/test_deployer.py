@@ -19,7 +19,7 @@ from batch_imaging.control.config.entities import (
     SchedulingStatus,
     Status,
 )
-from batch_imaging.control.deployer import LocalDeployer
+from batch_imaging.control.deployer.local import LocalDeployer
 from batch_imaging.control.deployer.local.processes import find_processes
 
 pytestmark = pytest.mark.integration

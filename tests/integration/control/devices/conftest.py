@@ -13,11 +13,7 @@ import pytest
 
 tango = pytest.importorskip("tango")
 
-from batch_imaging.control.devices.registration import (  # noqa: E402
-    MASTER,
-    SUBARRAY,
-    register_devices,
-)
+from batch_imaging.control.devices.registration import MASTER, SUBARRAY  # noqa: E402
 
 DEADLINE_S = 30
 
@@ -95,8 +91,6 @@ def tango_host(tmp_path_factory) -> Iterator[str]:
             assert process.poll() is None, log.read_text()
             host = f"127.0.0.1:{found[1]}"
             patch.setenv("TANGO_HOST", host)
-            register_devices(2)
-            register_devices(2)
             yield host
         finally:
             process.terminate()

@@ -15,7 +15,7 @@ from batch_imaging.control.config.entities import (  # noqa: E402
     Status,
     Subarray,
 )
-from batch_imaging.control.devices.registration import MASTER, SUBARRAY  # noqa: E402
+from batch_imaging.control.devices.registration import SUBARRAY  # noqa: E402
 from batch_imaging.control.devices.states import SUBARRAY_RULES, ObsState  # noqa: E402
 
 pytestmark = pytest.mark.integration
@@ -296,10 +296,11 @@ def test_master(start_master):
     assert server.proxy().State() == tango.DevState.ON
 
 
-def test_registration(tango_host):
+def test_a_server_enters_its_device_unless_it_has_one(tango_host, etcd, start_subarray):
     database = tango.Database()
-    found = [*database.get_device_exported("mid_sdp/elt/*")]
-    assert {MASTER, SUBARRAY.format(1)} >= set(found) - {SUBARRAY.format(2)}
-    names = database.get_device_name("SDPSubarray/2", "SDPSubarray")
-    assert list(names) == [SUBARRAY.format(2)]
-    assert list(database.get_device_property(MASTER, "SkaLevel")["SkaLevel"]) == ["2"]
+    for _ in range(2):
+        server = start_subarray(3, etcd)
+        assert server.proxy().name() == SUBARRAY.format(3)
+        server.end()
+    assert list(database.get_device_name("SDPSubarray/3", "SDPSubarray")) == [SUBARRAY.format(3)]
+    assert list(database.get_device_property(SUBARRAY.format(3), "SkaLevel")["SkaLevel"]) == ["2"]

@@ -3,8 +3,8 @@
 import json
 import shlex
 import socket
-import sys
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.integration
@@ -104,7 +104,8 @@ def test_a_taken_port_is_named_and_left_to_who_has_it(stopped):
         other.listen()
         code, _, err = stopped.run("up")
         assert code == 7
-        assert f"tango: its port {ports['tango']} is taken by {sys.executable}" in err
+        ours = " ".join(psutil.Process().cmdline())[:80]
+        assert f"tango: its port {ports['tango']} is taken by {ours} (process " in err
         assert "--new-ports" in err
         assert not stopped.processes()
         stopped.do("up", "--new-ports")
@@ -120,11 +121,20 @@ def test_what_fails_to_start_takes_the_others_with_it(stopped):
             ports[name] = each.getsockname()[1]
     (stopped.folder / "standalone.json").write_text(json.dumps({"ports": ports}))
     (stopped.folder / "etcd").write_text("not a directory")
-    code, _, err = stopped.run("up")
+    code, _, err = stopped.run("up", "--max-workers=3")
     assert code == 7
     assert err.startswith("error: etcd: ended with code ")
+    settings = json.loads((stopped.folder / "standalone.json").read_text())
+    assert settings["max_workers"] is None, "options are kept only if all has started"
     assert str(stopped.folder / "logs" / "etcd.log") in err
     assert not stopped.processes()
+
+
+def test_too_many_subarrays_are_refused(stopped):
+    code, _, err = stopped.run("up", "--subarrays=17")
+    assert code == 2
+    assert "16" in err
+    assert not stopped.folder.exists()
 
 
 def test_two_at_once_start_one_system(stopped):

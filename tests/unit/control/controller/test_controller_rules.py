@@ -22,7 +22,7 @@ GI = 2**30
 class TestStart:
     def test_deployment_and_state_are_as_the_prototype_writes_them(self, room, monkeypatch):
         monkeypatch.setenv("SDP_CONFIG_HOST", "etcd.sdp")
-        room.arrive("pb-a")
+        room.arrive("pb-a", sbi_id="sbi-a")
         room.settle()
         assert room.deployment("proc-pb-a-workflow") == {
             "id": "proc-pb-a-workflow",
@@ -34,6 +34,7 @@ class TestStart:
                     "env.SDP_HELM_NAMESPACE": "sdp",
                     "wf_image": f"batch-imaging:{__version__}",
                     "pb_id": "pb-a",
+                    "sbi_id": "sbi-a",
                 },
             },
         }
@@ -300,6 +301,55 @@ class TestScripts:
         assert "was removed" in room.reason("pb-a")
 
 
+class TestStartWithoutDeployer:
+    """Decisions on a script that nobody has taken up for some time."""
+
+    @staticmethod
+    def decide(room, waited_s):
+        room.follower.wait(0)
+        actions = decide(
+            room.follower.view, Definitions(), Capacity(), lambda _: False, lambda _: waited_s
+        )
+        for action in actions:
+            assert apply(room.config, action)
+        return room.state("pb-a")
+
+    @pytest.fixture
+    def starting(self, room):
+        room.arrive("pb-a")
+        room.settle()
+        return room
+
+    def test_at_first_it_is_only_starting(self, starting):
+        assert "reason" not in self.decide(starting, 9.9)
+
+    def test_then_it_says_what_it_waits_for(self, starting):
+        state = self.decide(starting, 10.0)
+        assert state["status"] == "STARTING"
+        assert state["reason"] == (
+            "waits for a deployer to take up proc-pb-a-workflow; does one run?"
+        )
+        assert self.decide(starting, 11.0) == state
+
+    def test_in_the_end_it_fails(self, starting):
+        state = self.decide(starting, 300.0)
+        assert state["status"] == "FAILED"
+        assert state["reason"] == (
+            "no deployer has taken up proc-pb-a-workflow within 300 s; start one"
+        )
+
+    def test_not_once_a_deployer_has_taken_it_up(self, starting):
+        self.decide(starting, 20.0)
+        starting.deployed("proc-pb-a-workflow", "PENDING", reason="no node has room")
+        assert self.decide(starting, 1000.0)["reason"] == "no node has room"
+        starting.deployed("proc-pb-a-workflow", "RUNNING")
+        assert "reason" not in self.decide(starting, 1000.0)
+
+    def test_nor_once_its_script_owns_it(self, starting):
+        starting.claim("pb-a")
+        assert "reason" not in self.decide(starting, 1000.0)
+
+
 class TestCleanUp:
     def test_engines_go_at_once_and_scripts_after_their_retention(self, make_room):
         room = make_room(retention_s=0.2)
@@ -320,6 +370,16 @@ class TestCleanUp:
         assert room.deployment("proc-pb-a-workflow") is None
         assert room.deployment("buff-pb-a-vis")
         assert room.state("pb-a")["reason"] == "broken"
+
+    def test_what_has_gone_is_forgotten(self, room):
+        room.arrive("pb-a")
+        room.settle()
+        room.set("pb-a", "FINISHED")
+        room.settle()
+        assert list(room.controller._since_s) == ["pb-a ended"]
+        room.delete("/pb/pb-a")
+        room.settle()
+        assert not room.controller._since_s
 
     @pytest.mark.parametrize("pb_id", ["pb-a-20200101-00001", "odd", "pb-a-1-3-x"])
     def test_a_deleted_block_takes_its_deployments_along(self, room, pb_id):
@@ -354,7 +414,9 @@ class TestTwoControllers:
     def test_an_action_is_done_once(self, room):
         room.arrive("pb-a")
         room.follower.wait(0)
-        (action,) = decide(room.follower.view, Definitions(), Capacity(), lambda _: False)
+        (action,) = decide(
+            room.follower.view, Definitions(), Capacity(), lambda _: False, lambda _: 0.0
+        )
         other = Config(room.backend, "")
         assert apply(room.config, action)
         assert not apply(other, action)
@@ -364,7 +426,9 @@ class TestTwoControllers:
         room.settle()
         room.deployed("proc-pb-a-workflow", "FAILED")
         room.follower.wait(0)
-        (action,) = decide(room.follower.view, Definitions(), Capacity(), lambda _: False)
+        (action,) = decide(
+            room.follower.view, Definitions(), Capacity(), lambda _: False, lambda _: 0.0
+        )
         room.claim("pb-a")
         assert not apply(room.config, action)
         assert room.state("pb-a")["status"] == "STARTING"
@@ -430,8 +494,10 @@ def test_500_finished_blocks_cost_little(room):
         room.set(f"pb-{number}", "FINISHED")
         room.deploy(f"proc-pb-{number}-workflow", "workflow")
     room.follower.wait(0)
-    decide(room.follower.view, Definitions(), Capacity(), lambda _: False)
+    decide(room.follower.view, Definitions(), Capacity(), lambda _: False, lambda _: 0.0)
     begun = time.process_time()
     for _ in range(20):
-        assert not decide(room.follower.view, Definitions(), Capacity(), lambda _: False)
+        assert not decide(
+            room.follower.view, Definitions(), Capacity(), lambda _: False, lambda _: 0.0
+        )
     assert (time.process_time() - begun) / 20 < 0.1, "a decision takes some 5 ms"

@@ -238,3 +238,26 @@ def test_original_entry_without_our_members_is_understood(subarray):
 def test_no_entry_shows_nothing():
     with Config("memory") as config, config.follow() as follower:
         assert observe(follower.view, "01") is None
+
+
+@pytest.mark.parametrize("command", ["Off", "Restart"])
+def test_a_malformed_scheduling_block_does_not_keep_a_subarray(assigned, caplog, command):
+    for txn in assigned.config.txn():
+        txn.raw.update(f"/sb/{SBI}", {"status": "odd"})
+    if command == "Restart":
+        assigned.do("Abort")
+    assigned.do(command)
+    subarray = assigned.read("/subarray/01")
+    assert (subarray["sbi_id"], subarray["last_command"]) == (None, command)
+    assert assigned.read(f"/sb/{SBI}") == {"status": "odd"}
+    assert f"/sb/{SBI}: is not a SchedulingBlock" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/pb/pb-0", "/pb/pb-0/state"])
+def test_nor_does_a_malformed_processing_block(subarray, path):
+    subarray.do("AssignResources", assignment("test_receive_addresses"))
+    subarray.set_state(status=Status.RUNNING)
+    for txn in subarray.config.txn():
+        txn.raw.update(path, {"status": "odd"})
+    subarray.do("Off")
+    assert subarray.read(f"/sb/{SBI}")["status"] == "CANCELLED"

@@ -9,11 +9,16 @@ import fcntl
 import logging
 import os
 import weakref
+from collections.abc import Collection
 from pathlib import Path
 
 from batch_imaging.control.config.entities import Deployment, DeploymentState
 from batch_imaging.control.deployer.local.charts import CHARTS, Chart
-from batch_imaging.control.deployer.local.processes import end_processes, find_processes, is_deploy_id
+from batch_imaging.control.deployer.local.processes import (
+    end_processes,
+    find_processes,
+    is_deploy_id,
+)
 from batch_imaging.control.deployer.local.programs import read_record, remove_programs
 from batch_imaging.errors import ControlError
 
@@ -42,7 +47,7 @@ class LocalDeployer:
                 f"{folder}: another deployer works in this folder; end it, or choose another"
             ) from error
 
-    def recover(self) -> set[str]:
+    def recover(self, deploy_ids: Collection[str] = ()) -> set[str]:
         """Take over the programs of earlier; return their deployments.
 
         What was started only in part is ended, to be installed anew. Buffers do not count as held:
@@ -78,14 +83,20 @@ class LocalDeployer:
         made.install(deployment.values)
         self._made[deployment.id] = made
 
+    def is_current(self, deployment: Deployment) -> bool:
+        """Whether it is installed; programs that run are not changed with their entry."""
+        return deployment.id in self._made
+
     def remove(self, deploy_id: str) -> None:
         """End all processes of a deployment and delete its files but for the log."""
         if deploy_id in self._made:
             self._made[deploy_id].remove()
             del self._made[deploy_id]
 
-    def state(self, deploy_id: str) -> DeploymentState:
-        return self._made[deploy_id].state()
+    def state(
+        self, deployment: Deployment, written: DeploymentState | None = None
+    ) -> DeploymentState:
+        return self._made[deployment.id].state()
 
     def remove_all(self) -> None:
         """End the processes of all deployments; files, and how the processes ended, stay."""

@@ -3,7 +3,7 @@
 import pytest
 
 from batch_imaging.control.config.entities import Deployment
-from batch_imaging.control.deployer import LocalDeployer
+from batch_imaging.control.deployer.local import LocalDeployer
 from batch_imaging.control.deployer.local.charts import Buffer
 from batch_imaging.errors import ControlError, ResourceError
 
@@ -21,7 +21,7 @@ def deployer(tmp_path):
 
 def test_a_buffer_is_a_directory(deployer, tmp_path):
     deployer.install(deployment("buff-a-vis", "buffer"))
-    state = deployer.state("buff-a-vis")
+    state = deployer.state(deployment("buff-a-vis", "buffer"))
     assert state.to_object() == {"status": "RUNNING", "path": str(tmp_path / "buffers/buff-a-vis")}
     deployer.remove("buff-a-vis")
     assert not (tmp_path / "buffers/buff-a-vis").exists()
@@ -33,7 +33,7 @@ def test_files_of_an_existing_buffer_stay(deployer, tmp_path):
     data.write_bytes(b"data")
     deployer.install(deployment("buff-a-vis", "buffer", size="1Ki"))
     assert data.read_bytes() == b"data"
-    assert deployer.state("buff-a-vis").status == "RUNNING"
+    assert deployer.state(deployment("buff-a-vis", "buffer")).status == "RUNNING"
 
 
 def test_a_buffer_larger_than_the_disk_is_refused(deployer):
