@@ -19,7 +19,10 @@ HOST = re.compile(r"\b[a-z0-9-]+\.(?:com|dev|io|local|net|org)\b", re.IGNORECASE
 INDEX_OPTION = re.compile(
     r"--(?:(?:extra-)?index-url|find-links|trusted-host)\b|\btool\.uv\b|\b(?:PIP|UV)_\w*INDEX"
 )
-MACHINE_PATH = re.compile(r"(?<![\w.$)}~*-])/(?:data|etc|home|mnt|opt|root|srv|tmp|Users|work)\b")
+IMAGE_PATH = r"(?:etc/dask|opt/batch-imaging|tmp(?!/))\b"
+MACHINE_PATH = re.compile(
+    rf"(?<![\w.$)}}~*-])/(?!{IMAGE_PATH})(?:data|etc|home|mnt|opt|root|srv|tmp|Users|work)\b"
+)
 ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://([\w.-]+)", re.IGNORECASE)
 KNOWN_HOSTS = {
     *("127.0.0.1", "json-schema.org", "keepachangelog.com", "schema.skao.int", "semver.org")
@@ -135,6 +138,11 @@ def test_guards_find_what_they_look_for(pattern, line):
 
 def test_citation_has_the_version_of_the_project():
     (version,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert version == PROJECT["project"]["version"]
+
+
+def test_image_has_the_version_of_the_project():
+    (version,) = re.findall(r"^ARG VERSION=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert version == PROJECT["project"]["version"]
 
 
