@@ -1,0 +1,82 @@
+"""An operator's session in a cluster: from helm install to an image, and to helm uninstall."""
+
+import json
+import sys
+
+import pytest
+from installation import KINDS, SMALL, Installation, run, scheduling_block
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+LOG_LINES = [
+    "Claimed processing block {}",
+    "Waiting for resources to be available",
+    "Resources are available",
+    "Creating buffer reservations",
+    "Deploying Dask EE",
+    "Running simulation pipeline",
+    "Running ICAL pipeline",
+    "Running spectral imaging pipeline",
+    "Finished processing",
+    "Removing Dask EE deployment",
+]
+REQUEST = scheduling_block("mvp01", SMALL)
+REALTIME, BATCH = (block["id"] for block in REQUEST["processing_blocks"])
+
+
+def test_from_helm_install_to_an_image_and_to_helm_uninstall(tmp_path):
+    system = Installation.new()
+    try:
+        system.install()
+        _session(system, tmp_path)
+        system.uninstall()
+        left = system.kubectl("get", KINDS, "-o", "name").split()
+        own = [name for name in left if "buff-" not in name and "kube-root-ca" not in name]
+        assert not [
+            name
+            for name in own
+            if not name.startswith(("secret/default-token", "serviceaccount/default"))
+        ]
+        assert [name for name in left if name.startswith("persistentvolumeclaim/")] == [
+            f"persistentvolumeclaim/buff-{BATCH}-img",
+            f"persistentvolumeclaim/buff-{BATCH}-vis",
+        ]
+    finally:
+        system.delete_namespaces()
+
+
+def _session(system: Installation, folder) -> None:
+    said = system.itango(
+        "d = DeviceProxy('mid_sdp/elt/subarray_1')",
+        "d.On()",
+        f"d.AssignResources({json.dumps(REQUEST)!r})",
+        "print('obsState', d.obsState.name)",
+    )
+    assert "obsState IDLE" in said
+    assert system.wait(REALTIME, lambda state: state.status == "RUNNING", 60).status == "RUNNING"
+    assert system.wait(BATCH, lambda state: state.status == "WAITING", 60).status == "WAITING"
+    system.itango("DeviceProxy('mid_sdp/elt/subarray_1').ReleaseResources()")
+
+    system.wait_for_stage(BATCH, "ical")
+    pods = [each["metadata"]["name"] for each in system.objects("pods")]
+    for prefix, count in (("workflow", 1), ("dask-scheduler", 1), ("dask-worker", 2)):
+        assert len([name for name in pods if name.startswith(f"proc-{BATCH}-{prefix}")]) == count
+    assert f"proc-{BATCH}-dask-scheduler" in {
+        each["metadata"]["name"] for each in system.objects("services")
+    }
+    claims = {each["metadata"]["name"]: each["status"]["phase"] for each in system.objects("pvc")}
+    assert claims == {f"buff-{BATCH}-img": "Bound", f"buff-{BATCH}-vis": "Bound"}
+
+    assert system.wait_for_end(BATCH) == ("FINISHED", "")
+    system.assert_nothing_left(BATCH)
+    log = system.kubectl("logs", f"job/proc-{BATCH}-workflow")
+    lines = [line.format(BATCH) for line in LOG_LINES]
+    assert [said for said in lines if said in log] == lines
+    run(
+        *(sys.executable, "-m", "batch_imaging", "fetch"),
+        *(f"buff-{BATCH}-img", str(folder), "-n", system.processing),
+        deadline_s=180,
+    )
+    assert (folder / "ska_pipeline_ical_restored.fits").exists()
+    summary = json.loads((folder / "report" / "summary.json").read_text())
+    assert summary["outcome"] == "finished"
