@@ -1,6 +1,7 @@
 """Measurement Sets, version 2 (casacore note 229): write one from a block, describe one, read one.
 
-Sets of one field and one spectral window. Two conventions meet here:
+Blocks are of one field and one spectral window; rows of any set are read and written a range at a
+time. Two conventions meet here:
 
 - UVW is antenna2 − antenna1, in a block as in a set; but the programs that read sets (CASA, DP3,
   WSClean) take V = ∫ I exp(+2πi(ul + vm + w(n−1))) with it, where blocks have exp(−2πi(…)). So
@@ -12,14 +13,22 @@ Sets of one field and one spectral window. Two conventions meet here:
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from casacore.tables import default_ms, default_ms_subtable, makearrcoldesc, maketabdesc, table
+from casacore.tables import (
+    default_ms,
+    default_ms_subtable,
+    makearrcoldesc,
+    makecoldesc,
+    maketabdesc,
+    table,
+)
 from numpy.typing import NDArray
 
 from batch_imaging.errors import DataError, ProductError
@@ -37,6 +46,7 @@ _CORR_CODES = {name: code for code, name in enumerate(_STOKES, start=1)}
 _CORR_NAMES = {code: name for name, code in _CORR_CODES.items()}
 _PARALLEL_HANDS = ("RR", "LL", "XX", "YY")
 _TOPO = 5
+_FRAMES = {0: "REST", 1: "LSRK", 2: "LSRD", 3: "BARY", 4: "GEO", 5: "TOPO"}
 
 _UNIX_EPOCH_MJD_S = 40_587 * 86_400.0
 _DIRECTION_COLUMNS = ("DELAY_DIR", "PHASE_DIR", "REFERENCE_DIR", "DIRECTION")
@@ -62,6 +72,7 @@ _REQUIRED_SUBTABLES = frozenset(
 )
 _TILE_SAMPLES = 1 << 16  # half a MiB of DATA
 _TILE_CHANNELS = 16  # a few channels of many can be read without reading all
+_LOCK_ATTEMPTS = 600  # one a second, while other processes write their rows
 
 
 # ------------------------------------------------------------------------------------- writing
@@ -738,6 +749,269 @@ def _time_range_mjd_s(times_mjd_s: Floats, integration_s: float) -> tuple[float,
     """Return begin and end of the integrations with these centres."""
     half = integration_s / 2
     return float(times_mjd_s.min()) - half, float(times_mjd_s.max()) + half
+
+
+# ------------------------------------------------------------------------- rows of any set
+
+
+@dataclass(frozen=True, slots=True)
+class SpectralWindow:
+    """What a DATA_DESC_ID stands for; ``freq_hz`` and ``chan_width_hz`` are (chan,)."""
+
+    freq_hz: Floats
+    chan_width_hz: Floats
+    frame: str
+    corr: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Rows of one field and one DATA_DESC_ID, sorted by time, then as stored.
+
+    Attributes
+    ----------
+    rows: (row,) their numbers in the set; autocorrelations are among them.
+    time_mjd_s: (row,).
+    """
+
+    field_name: str
+    phase_centre: Direction
+    window: SpectralWindow
+    rows: Integers
+    time_mjd_s: Floats
+
+    def cut(self, max_samples: int) -> Iterator[Integers]:
+        """Yield the rows in parts of whole integrations, of up to so many samples if possible."""
+        samples_per_row = len(self.window.freq_hz) * len(self.window.corr)
+        starts = np.flatnonzero(np.diff(self.time_mjd_s, prepend=-np.inf))
+        begin = 0
+        for start, end in pairwise(np.append(starts, len(self.rows))):
+            if start > begin and (end - begin) * samples_per_row > max_samples:
+                yield self.rows[begin:start]
+                begin = start
+        yield self.rows[begin:]
+
+
+@dataclass(frozen=True, slots=True)
+class SetStructure:
+    """The groups of rows of a set, and what they share."""
+
+    path: Path
+    groups: tuple[RowGroup, ...]
+    stations: StationLayout
+    columns: tuple[str, ...]
+    data_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowBlock:
+    """Rows as they were read, all correlations; conventions and flags are those of a block.
+
+    Attributes
+    ----------
+    uvw_m: (row, 3); time_mjd_s, antenna1, antenna2: (row,).
+    vis: (row, chan, corr) complex64, zero where it is not finite.
+    weight: (row, chan, corr) float32, zero where flagged.
+    """
+
+    uvw_m: Floats
+    time_mjd_s: Floats
+    antenna1: NDArray[np.int32]
+    antenna2: NDArray[np.int32]
+    vis: NDArray[np.complex64]
+    weight: NDArray[np.float32]
+
+
+def describe_structure(path: Path) -> SetStructure:
+    """Describe a set of any number of fields and spectral windows without its visibilities.
+
+    Raises
+    ------
+    DataError: it is no Measurement Set, has no rows, or a phase centre moves or is neither ICRS
+        nor J2000.
+    """
+    with _open(path) as main:
+        if main.nrows() == 0:
+            raise DataError(f"{path}: has no rows; give a set with data")
+        ids = np.stack([main.getcol("FIELD_ID"), main.getcol("DATA_DESC_ID")], axis=1)
+        times = main.getcol("TIME")
+        kinds, kind_of_row = np.unique(ids, axis=0, return_inverse=True)
+        groups = []
+        with _subtable(main, "FIELD") as fields:
+            for k, (field_id, description_id) in enumerate(kinds):
+                rows = np.flatnonzero(kind_of_row.reshape(-1) == k)
+                rows = rows[np.argsort(times[rows], kind="stable")]
+                groups.append(
+                    RowGroup(
+                        fields.getcell("NAME", int(field_id)),
+                        _read_phase_centre(fields, int(field_id), path),
+                        _read_window(main, int(description_id)),
+                        rows,
+                        times[rows],
+                    )
+                )
+        return SetStructure(
+            path,
+            tuple(groups),
+            _read_stations(main),
+            tuple(main.colnames()),
+            _data_columns(main),
+        )
+
+
+def _read_window(main: Table, description_id: int) -> SpectralWindow:
+    with _subtable(main, "DATA_DESCRIPTION") as descriptions:
+        window_id = descriptions.getcell("SPECTRAL_WINDOW_ID", description_id)
+        polarization_id = descriptions.getcell("POLARIZATION_ID", description_id)
+    with _subtable(main, "POLARIZATION") as polarizations:
+        codes = polarizations.getcell("CORR_TYPE", polarization_id)
+    with _subtable(main, "SPECTRAL_WINDOW") as windows:
+        code = int(windows.getcell("MEAS_FREQ_REF", window_id))
+        return SpectralWindow(
+            windows.getcell("CHAN_FREQ", window_id),
+            np.abs(windows.getcell("CHAN_WIDTH", window_id)),
+            _FRAMES.get(code, f"code {code}"),
+            tuple(_CORR_NAMES.get(int(code), f"code {code}") for code in codes),
+        )
+
+
+def read_rows(path: Path, rows: Integers, column: str) -> RowBlock:
+    """Read rows of one field and spectral window; DATA without UVW keeps its weight.
+
+    Raises
+    ------
+    DataError: they cannot be read.
+    """
+    with _open(path) as main:
+        source = _RowSource.of(main, rows)
+        stored = source.read(column)
+        if source.has_cube("WEIGHT_SPECTRUM", stored.shape[1:]):
+            weight = source.read("WEIGHT_SPECTRUM")
+        else:
+            weight = source.read("WEIGHT")[:, np.newaxis]
+        finite = np.isfinite(stored)
+        good = finite & ~source.read("FLAG") & np.isfinite(weight) & (weight > 0)
+        good &= ~source.read("FLAG_ROW")[:, np.newaxis, np.newaxis]
+        return RowBlock(
+            uvw_m=_read_uvw_m(source)[0],
+            time_mjd_s=source.read("TIME"),
+            antenna1=source.read("ANTENNA1").astype(np.int32, copy=False),
+            antenna2=source.read("ANTENNA2").astype(np.int32, copy=False),
+            vis=np.where(finite, stored, 0).conj().astype(np.complex64, copy=False),
+            weight=np.where(good, weight, 0).astype(np.float32, copy=False),
+        )
+
+
+def write_rows(
+    path: Path,
+    rows: Integers,
+    column: str,
+    vis: NDArray[np.complexfloating],
+    *,
+    flag_blank: bool = False,
+) -> None:
+    """Write visibilities (row, chan, corr) of a block into rows of a column.
+
+    Other processes may write other rows at the same time.
+
+    Parameters
+    ----------
+    flag_blank: flag the samples that are not finite.
+
+    Raises
+    ------
+    ProductError: they cannot be written, or another process kept its lock for ten minutes.
+    """
+    order = np.argsort(rows)
+    runs = np.split(order, np.flatnonzero(np.diff(rows[order]) != 1) + 1)
+    with _writable(path) as main:
+        for run in runs:
+            start, count, stored = int(rows[run[0]]), len(run), np.conj(vis[run])
+            main.putcol(column, stored.astype(np.complex64, copy=False), start, count)
+            blank = ~np.isfinite(stored)
+            if flag_blank and blank.any():
+                main.putcol("FLAG", main.getcol("FLAG", start, count) | blank, start, count)
+
+
+@contextmanager
+def new_column(path: Path, name: str, like: str) -> Iterator[str]:
+    """Yield the name to write under; the column takes its own name if the block succeeds.
+
+    One of that name is replaced in that moment. If the block fails nothing is left.
+
+    Raises
+    ------
+    ProductError: the set cannot be changed.
+    """
+    partial = f"{name}_PARTIAL"
+    remove_columns(path, [partial])  # of a run that was killed
+    try:
+        with _writable(path) as main:
+            manager = main.getdminfo(like)
+            manager["NAME"] = f"Tiled{name}-{time.time_ns():x}"
+            main.addcols(makecoldesc(partial, main.getcoldesc(like)), manager)
+        yield partial
+        with _writable(path) as main:
+            if name in main.colnames():
+                main.removecols(name)
+            main.renamecol(partial, name)
+    except BaseException:
+        with suppress(ProductError):
+            remove_columns(path, [partial])
+        raise
+
+
+@contextmanager
+def copied_set(path: Path, copy: Path) -> Iterator[Path]:
+    """Yield a copy of a set to change; it takes its name if the block succeeds.
+
+    A Measurement Set of that name is replaced in that moment.
+
+    Raises
+    ------
+    ProductError: it cannot be written; nothing half-written stays.
+    """
+    partial = copy.with_name(f"{copy.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(path, partial)  # with table.lock: numbers of rows may stand there alone
+        yield partial
+        _move_into_place(partial, copy)
+    except OSError as error:
+        raise ProductError(
+            f"{copy}: cannot be written ({_first_line(error)}); "
+            "look whether the folder above it exists, may be written and has space"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_columns(path: Path, names: Collection[str]) -> None:
+    """Remove those of these columns that a set has."""
+    with _writable(path) as main:
+        for name in set(names) & set(main.colnames()):
+            main.removecols(name)
+
+
+def write_column_record(path: Path, column: str, record: Mapping[str, Any]) -> None:
+    """Keep with a column how it was made: its keyword SUBTRACTION."""
+    with _writable(path) as main:
+        main.putcolkeyword(column, "SUBTRACTION", dict(record))
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[Table]:
+    """Open and lock a set to change it; what casacore cannot do becomes a ``ProductError``."""
+    try:
+        with table(str(path), readonly=False, ack=False, lockoptions="user") as main:
+            main.lock(write=True, nattempts=_LOCK_ATTEMPTS)
+            yield main
+            main.unlock()
+    except RuntimeError as error:
+        raise ProductError(
+            f"{path}: cannot be written ({_first_line(error)}); look whether it may be, whether "
+            "there is space and whether another program holds it open"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -55,6 +55,26 @@ class TabulatedSpectrum:
 
 
 @dataclass(frozen=True, slots=True)
+class PolynomialSpectrum:
+    """S(ν) = S₀ + c₁ y + c₂ y² + … with y = ν/ν₀ − 1, or S₀ 10^(c₁ L + c₂ L² + …) with L = lg ν/ν₀.
+
+    The two kinds of WSClean's lists; in the second, logarithmic one, c₁ is the spectral index.
+    """
+
+    flux_ref_jy: float
+    ref_freq_hz: float
+    terms: tuple[float, ...]
+    logarithmic: bool
+
+    def flux_jy(self, freq_hz: ArrayLike) -> NDArray[np.float64]:
+        x = np.asarray(freq_hz, dtype=float) / self.ref_freq_hz
+        if self.logarithmic:
+            exponent = np.polynomial.polynomial.polyval(np.log10(x), (0.0, *self.terms))
+            return np.asarray(self.flux_ref_jy * 10**exponent)
+        return np.asarray(np.polynomial.polynomial.polyval(x - 1, (self.flux_ref_jy, *self.terms)))
+
+
+@dataclass(frozen=True, slots=True)
 class SkyComponent:
     """A point, or a Gaussian where ``bmaj_rad`` > 0 (full widths, angle east of north)."""
 

@@ -1,0 +1,153 @@
+"""The command that takes the continuum out of Measurement Sets."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from batch_imaging.cli.options import LogForm, Quiet, Verbose, log_level
+from batch_imaging.errors import ParameterError
+from batch_imaging.logging_format import configure_logging
+
+if TYPE_CHECKING:
+    from batch_imaging.pipelines.subtraction import Method, SetResult
+
+_FREQUENCY = re.compile(r"([\d.]+(?:e\d+)?)\s*(Hz|kHz|MHz|GHz)?", re.IGNORECASE)
+
+
+def subtract(
+    sets: Annotated[list[Path], typer.Argument(metavar="MS...", help="Measurement Sets.")],
+    *,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="WSClean's source list, a catalogue, or a FITS model (Jy/pixel)."),
+    ] = None,
+    fit: Annotated[
+        int | None, typer.Option(metavar="ORDER", min=0, help="Fit polynomials of this order.")
+    ] = None,
+    line_free: Annotated[
+        str | None,
+        typer.Option(metavar="RANGES", help="a~b,c~d: channels, or with Hz, kHz, MHz, GHz, km/s."),
+    ] = None,
+    auto_mask: Annotated[
+        float | None,
+        typer.Option(metavar="SIGMA", help="Find the line's channels by clipping instead."),
+    ] = None,
+    frame: Annotated[
+        Literal["TOPO", "BARY", "LSRK"], typer.Option(help="Of frequencies and velocities.")
+    ] = "TOPO",
+    rest_freq: Annotated[
+        str | None, typer.Option(metavar="FREQ", help="Of the line, as in 1420.40575MHz.")
+    ] = None,
+    velocity: Annotated[
+        Literal["radio", "optical"], typer.Option(help="Convention of velocities.")
+    ] = "radio",
+    order: Annotated[
+        str | None, typer.Option(metavar="METHODS", help="model,fit (the default) or fit,model.")
+    ] = None,
+    predict: Annotated[
+        Literal["product", "degrid"] | None,
+        typer.Option(help="How to predict; default: the cheaper."),
+    ] = None,
+    column: Annotated[str, typer.Option(help="Column to read.")] = "DATA",
+    output_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column to write; default: LINE_DATA, new sets: DATA."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for new sets of the same names."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a column or set.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Number of worker processes.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    log_format: LogForm = "plain",
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Subtract the continuum, by a model, by a polynomial fit or by both.
+
+    \b
+    Examples:
+      batch-imaging subtract a.ms --model a-sources.txt --fit 1 --line-free 0~99,140~255
+      batch-imaging subtract a.ms b.ms --fit 2 --auto-mask 5 --output line
+      batch-imaging subtract a.ms --fit 1 --line-free=-500~-200km/s,200~500km/s \\
+          --frame LSRK --rest-freq 1420.40575MHz
+    """
+    configure_logging(log_format, log_level(verbose, quiet))
+
+    from batch_imaging.execution.engines import open_executor
+    from batch_imaging.execution.progress import Progress
+    from batch_imaging.model.spectral_axis import parse_ranges
+    from batch_imaging.pipelines.subtraction import (
+        LineFree,
+        Subtraction,
+        plan_subtraction,
+        run_subtraction,
+        worker_bytes,
+    )
+
+    if fit is None and (line_free or auto_mask):
+        raise ParameterError("--line-free and --auto-mask belong to --fit ORDER; give that too")
+    wanted = Subtraction(
+        _methods(order, model is not None, fit is not None),
+        model,
+        fit or 0,
+        LineFree(
+            parse_ranges(line_free) if line_free else (),
+            auto_mask,
+            frame,
+            _frequency_hz(rest_freq) if rest_freq else None,
+            velocity,
+        ),
+        column,
+        predict,
+    )
+    plans = plan_subtraction(
+        sets, wanted, output=output, output_column=output_column, overwrite=overwrite
+    )
+    if dry_run:
+        for plan in plans:
+            typer.echo(plan)
+        return
+    engine: Literal["local", "serial"] = "serial" if workers == 1 else "local"
+    with open_executor(engine, workers, worker_bytes(wanted)) as executor:
+        for result in run_subtraction(plans, wanted, executor, Progress()):
+            typer.echo(_summary(result), err=True)
+            typer.echo(result.path)
+
+
+def _methods(order: str | None, has_model: bool, has_fit: bool) -> "tuple[Method, ...]":
+    wanted: dict[Method, bool] = {"model": has_model, "fit": has_fit}
+    given = tuple(method for method in wanted if wanted[method])
+    if not given:
+        raise ParameterError("nothing to subtract; give --model FILE, --fit ORDER or both")
+    if order is None:
+        return given
+    if sorted(order.split(",")) != sorted(given):
+        raise ParameterError(
+            f"--order {order}: must name what is asked for, {' and '.join(given)}, each once"
+        )
+    return given if order.split(",") == list(given) else given[::-1]
+
+
+def _frequency_hz(text: str) -> float:
+    found = _FREQUENCY.fullmatch(text.strip())
+    if found is None:
+        raise ParameterError(f"--rest-freq {text}: is no frequency; write it as 1420.40575MHz")
+    scale = {"": 1.0, "hz": 1.0, "khz": 1e3, "mhz": 1e6, "ghz": 1e9}
+    return float(found[1]) * scale[(found[2] or "").lower()]
+
+
+def _summary(result: "SetResult") -> str:
+    from batch_imaging.kernels.subtraction import shown_channels
+
+    channels = "; ".join(map(shown_channels, result.line_free))
+    return (
+        f"{result.path}: {result.column} of {result.n_samples:,} samples; rms over the line-free "
+        f"channels {channels}: {result.rms_before_jy:.4g} Jy before, "
+        f"{result.rms_after_jy:.4g} Jy after"
+    )
