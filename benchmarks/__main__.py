@@ -12,9 +12,12 @@ from batch_imaging import __version__
 from batch_imaging.execution.engines.local import available_cores
 from batch_imaging.report.provenance import host_class
 from benchmarks.control import benchmark_control
+from benchmarks.cubes import benchmark_cubes
 from benchmarks.growth import benchmark_growth
 from benchmarks.kernels import benchmark_kernels
+from benchmarks.kubernetes import benchmark_kubernetes
 from benchmarks.seed_case import benchmark_seed_case
+from benchmarks.subtraction import benchmark_subtraction
 from benchmarks.table import Table, markdown_page
 
 BENCHMARKS: dict[str, Callable[[bool], list[Table]]] = {
@@ -22,6 +25,9 @@ BENCHMARKS: dict[str, Callable[[bool], list[Table]]] = {
     "seed_case": benchmark_seed_case,
     "growth": benchmark_growth,
     "control": benchmark_control,
+    "kubernetes": benchmark_kubernetes,
+    "cubes": benchmark_cubes,
+    "subtraction": benchmark_subtraction,
 }
 LIBRARIES = ("numpy", "ducc0", "radler", "dask", "python-casacore")
 

@@ -87,11 +87,11 @@ class Installation:
         repository, _, tag = IMAGE.rpartition(":")
         run(
             *("helm", "install", self.release, str(ROOT / "helm"), "-n", self.control),
-            *("--create-namespace", "--wait", "--timeout", f"{DEADLINE_S:.0f}s"),
+            *("--create-namespace", "--wait", "--timeout", "300s"),
             *("--set", f"processing.namespace={self.processing}"),
             *("--set", f"image.repository={repository},image.tag={tag}"),
             *options,
-            deadline_s=2 * DEADLINE_S,
+            deadline_s=330,
         )
 
     def uninstall(self) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import random
-import subprocess
 import time
 
 import pytest
@@ -116,25 +115,6 @@ def test_a_command_in_the_middle_of_processing(system, command):
     assert system.wait_for_end(realtime, REASON_S)[0] == "CANCELLED"
     system.assert_nothing_left(batch)
     system.forget(batch)
-
-
-@pytest.mark.parametrize("verb", ["get", "create", "delete"])
-@pytest.mark.parametrize("kind", ["pods", "secrets", "persistentvolumeclaims", "jobs"])
-def test_the_deployer_may_work_in_the_processing_namespace_alone(system, verb, kind):
-    pods = system.objects("pods", "-l", "app.kubernetes.io/component=deployer", control=True)
-    account = pods[0]["spec"]["serviceAccountName"]
-    who = f"--as=system:serviceaccount:{system.control}:{account}"
-    for namespace in ("default", "kube-system", system.control):
-        done = subprocess.run(
-            ["kubectl", "auth", "can-i", verb, kind, "-n", namespace, who],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.stdout.strip() == "no", namespace
-    may = system.kubectl("auth", "can-i", "create", "jobs", who)
-    assert may.strip() == "yes"
 
 
 def test_a_quota_that_is_exceeded(system):

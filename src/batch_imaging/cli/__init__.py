@@ -13,7 +13,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from batch_imaging import __version__
-from batch_imaging.cli import config, jobs, services, standalone
+from batch_imaging.cli import buffers, config, cube, fetch, jobs, services, standalone, subtract
+from batch_imaging.cli.inventory import installed_parts
 from batch_imaging.errors import BatchImagingError
 
 LOG = logging.getLogger(__name__)
@@ -30,6 +31,9 @@ app = typer.Typer(
 def batch_imaging(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="With --version: those of all parts, too.")
+    ] = False,
 ) -> None:
     """Simulate, self-calibrate and image SKA1-Low observations.
 
@@ -41,8 +45,10 @@ def batch_imaging(
       batch-imaging explain imaging.cellsize
     """
     if version:
-        typer.echo(f"batch-imaging {__version__}")
+        _show_version(verbose)
         raise typer.Exit
+    if verbose:
+        raise typer.BadParameter("-v comes after the command, or with --version")
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -53,17 +59,31 @@ for command in (
     jobs.validate,
     jobs.schema,
     jobs.explain,
+    subtract.subtract,
     services.workflow,
     services.controller,
     services.deployer,
+    services.helm_deployer,
+    services.drain,
     standalone.up,
     standalone.down,
     standalone.status,
     standalone.logs,
     standalone.get,
+    fetch.fetch,
 ):
     app.command()(command)
 app.add_typer(config.app, name="config")
+app.add_typer(buffers.app, name="buffers")
+app.add_typer(cube.app, name="cube")
+
+
+def _show_version(verbose: bool) -> None:
+    if not verbose:
+        typer.echo(f"batch-imaging {__version__}")
+        return
+    for name, its_version in installed_parts():
+        typer.echo(f"{name:<18} {its_version}")
 
 
 def _terminate(*_: object) -> NoReturn:
@@ -85,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = error.format_message().replace("Value error, ", "")
         _complain(f"{message} (batch-imaging --help shows how)")
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # the second is Ctrl-C at a question
         return 128 + signal.SIGINT
     except Exception as error:
         if LOG.isEnabledFor(logging.DEBUG):
