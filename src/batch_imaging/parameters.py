@@ -31,6 +31,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
 from batch_imaging.errors import ParameterError
+from batch_imaging.kubernetes_names import kubernetes_name
 from batch_imaging.model.direction import Direction
 
 SCHEMA_VERSION = "1.0"
@@ -322,8 +323,8 @@ class Parameters(_Group):
     def with_buffers(self, pb_id: str) -> "Parameters":
         """Return the same parameters with the names of both buffers filled in."""
         names = {
-            "buffer_vis": self.buffer_vis or f"buff-{pb_id}-vis",
-            "buffer_img": self.buffer_img or f"buff-{pb_id}-img",
+            "buffer_vis": self.buffer_vis or kubernetes_name(f"buff-{pb_id}-vis"),
+            "buffer_img": self.buffer_img or kubernetes_name(f"buff-{pb_id}-img"),
         }
         return load_parameters(self.model_dump() | names)
 

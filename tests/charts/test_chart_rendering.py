@@ -28,7 +28,7 @@ from rendering import (
 )
 
 from batch_imaging import __version__
-from batch_imaging.control.deployer.helm.names import engine_name, kubernetes_name, release_name
+from batch_imaging.kubernetes_names import engine_name, kubernetes_name, release_name
 
 pytestmark = needs_helm
 

@@ -6,6 +6,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from batch_imaging.control.config.entities import (
     WorkflowDefinition,
     WorkflowName,
 )
+from batch_imaging.errors import ConfigUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = os.environ.get("BATCH_IMAGING_IMAGE", "batch-imaging:dev")
@@ -154,14 +156,17 @@ class Installation:
             return state is not None and (condition(state) or state.status.ended)
 
         deadline = time.monotonic() + deadline_s
-        with self.config() as config, config.follow() as follower:
-            while not holds(follower.view):
+        while True:
+            with suppress(ConfigUnavailable), self.config() as config, config.follow() as follower:
+                while not holds(follower.view):
+                    state = follower.view.get_processing_block_state(pb_id)
+                    assert time.monotonic() < deadline, f"{pb_id}: {state}\n{self.describe()}"
+                    follower.wait(1.0)
                 state = follower.view.get_processing_block_state(pb_id)
-                assert time.monotonic() < deadline, f"{pb_id}: {state}\n{self.describe()}"
-                follower.wait(1.0)
-            state = follower.view.get_processing_block_state(pb_id)
-        assert state is not None
-        return state
+                assert state is not None
+                return state
+            assert time.monotonic() < deadline, f"{pb_id}: etcd does not answer"
+            time.sleep(1.0)
 
     def wait_for_stage(self, pb_id: str, prefix: str, deadline_s: float = DEADLINE_S) -> None:
         """Wait until a block has come to a stage; fail if it ends before."""
@@ -185,7 +190,7 @@ class Installation:
         kept = ("buff-", f"proc-{pb_id}-workflow")
         return [name for name in names if not any(each in name for each in kept)]
 
-    def assert_nothing_left(self, pb_id: str, deadline_s: float = 60.0) -> None:
+    def assert_nothing_left(self, pb_id: str, deadline_s: float = DEADLINE_S) -> None:
         deadline = time.monotonic() + deadline_s
         while left := self.left_over(pb_id):
             assert time.monotonic() < deadline, f"{pb_id}: {left}\n{self.describe()}"

@@ -126,8 +126,11 @@ def test_buffers_are_named_after_the_processing_block():
     pb_id = "pb-mvp01-20200523-00001"
     named = load_parameters({"buffer_img": "mine"}).with_buffers(pb_id)
     assert (named.buffer_vis, named.buffer_img) == (f"buff-{pb_id}-vis", "mine")
-    with pytest.raises(ParameterError, match='buffer_vis = "buff-PB_1-vis": must be a DNS label'):
-        Parameters().with_buffers("PB_1")
+    others = [Parameters().with_buffers(each) for each in ("PB-1", "pb-1", "pb-" + 61 * "9")]
+    assert len({each.buffer_vis for each in others}) == 3
+    assert max(len(each.buffer_vis) for each in others) == 63
+    with pytest.raises(ParameterError, match='buffer_vis = "A_B": must be a DNS label'):
+        load_parameters({"buffer_vis": "A_B"})
 
 
 def test_stopping_rule_presets():

@@ -14,6 +14,7 @@ from batch_imaging.control.fetch import remote
 from batch_imaging.control.fetch.kubectl import Kubectl
 from batch_imaging.control.fetch.transfer import SourceLost
 from batch_imaging.errors import ControlError, DataError, ParameterError
+from batch_imaging.kubernetes_names import release_name
 
 LOG = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ class FetchPod:
 
     def _check_claim(self) -> None:
         claims = [each["metadata"]["name"] for each in self._kubectl.get("pvc")["items"]]
+        if self._claim not in claims:
+            self._claim = release_name(self._claim)
         if self._claim not in claims:
             there = f"there are {', '.join(sorted(claims))}" if claims else "there is none"
             raise DataError(

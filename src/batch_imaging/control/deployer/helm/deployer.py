@@ -28,7 +28,7 @@ from batch_imaging.control.deployer.helm.cluster import (
     Release,
 )
 from batch_imaging.control.deployer.helm.diagnosis import diagnose
-from batch_imaging.control.deployer.helm.names import engine_name, kubernetes_name, release_name
+from batch_imaging.kubernetes_names import engine_name, kubernetes_name, release_name
 from batch_imaging.control.deployer.helm.objects import Objects, has_condition
 from batch_imaging.control.deployer.helm.postmortem import last_lines, logs_buffer, with_postmortem
 from batch_imaging.control.deployer.helm.program import Helm

@@ -11,7 +11,7 @@ from batch_imaging.control.config import Config, MemoryBackend
 from batch_imaging.control.config.entities import Deployment, DeploymentState
 from batch_imaging.control.deployer.helm.cluster import CHART, FINGERPRINT, MARK, Release
 from batch_imaging.control.deployer.helm.deployer import HelmDeployer
-from batch_imaging.control.deployer.helm.names import release_name
+from batch_imaging.kubernetes_names import release_name
 from batch_imaging.control.deployer.helm.objects import Objects
 from batch_imaging.errors import ControlError, PassingFailure
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_imaging.control.deployer.helm.names import engine_name, kubernetes_name, release_name
+from batch_imaging.kubernetes_names import engine_name, kubernetes_name, release_name
 
 
 @pytest.mark.parametrize(
