@@ -50,7 +50,7 @@ format: $(STAMP) ## let ruff repair and format the code
 	$(BIN)/ruff format
 
 lock: $(STAMP) ## pin the dependencies again (LOCK_ARGS=--upgrade for newer releases)
-	$(UV_COMPILE) --output-file requirements.lock --extra control --extra kubernetes
+	$(UV_COMPILE) --output-file requirements.lock --extra control --extra metrics
 	$(UV_COMPILE) --output-file requirements-dev.lock \
 		--constraints requirements.lock --all-extras --group dev
 

@@ -5,6 +5,7 @@ Needs a cluster (KUBECONFIG) with the image BATCH_IMAGING_IMAGE; there is no tab
 
 import json
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -104,7 +105,7 @@ def _idle(system: Installation) -> list[Measurement]:
     cores = sum(after[pod][0] - before[pod][0] for pod in after if pod in before) / IDLE_S
     memory = sum(bytes_held for _, bytes_held in after.values()) / MIB
     parts = [
-        Measurement(f"idle memory of {pod.removesuffix(system.release)}", held / MIB, "MiB")
+        Measurement(f"idle memory of {_component(pod, system.release)}", held / MIB, "MiB")
         for pod, (_, held) in sorted(after.items())
     ]
     return [
@@ -112,6 +113,12 @@ def _idle(system: Installation) -> list[Measurement]:
         Measurement("idle CPU, in all", 100 * cores, "% of a core", goal=2),
         *parts,
     ]
+
+
+def _component(pod: str, release: str) -> str:
+    """Return what a pod is, without the names of its release and of this one pod."""
+    name = re.sub(r"-[0-9a-f]{8,10}-[0-9a-z]{5}$", "", pod)
+    return name.removeprefix(f"{release}-").removesuffix(f"-{release}")
 
 
 def _usage(system: Installation) -> dict[str, tuple[float, int]]:

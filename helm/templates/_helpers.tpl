@@ -2,6 +2,9 @@
 The name of a component's objects. Takes a dictionary of root and component.
 */}}
 {{- define "batch-imaging.fullname" -}}
+{{- if regexMatch "^[0-9]" .root.Release.Name -}}
+{{- fail (printf "release %s: a Service cannot have a name that begins with a digit; give the release one that begins with a letter" .root.Release.Name) -}}
+{{- end -}}
 {{- $text := printf "%s-%s" .root.Release.Name .component -}}
 {{- include "batch-imaging.name" (dict "text" $text "limit" 63) -}}
 {{- end -}}
@@ -34,7 +37,7 @@ template:
   metadata:
     labels: {{- include "batch-imaging.labels" . | nindent 6 }}
     annotations:
-      batch-imaging/connection: {{ include "batch-imaging.connection" .root | sha256sum | trunc 16 }}
+      batch-imaging/connection: {{ include "batch-imaging.connection" .root | sha256sum | trunc 16 | quote }}
 {{- end -}}
 
 {{/*
@@ -62,7 +65,7 @@ securityContext:
 What all containers have in common. Takes the root.
 */}}
 {{- define "batch-imaging.container" -}}
-image: {{ include "batch-imaging.image" . }}
+image: {{ include "batch-imaging.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false
@@ -80,7 +83,7 @@ envFrom:
       name: {{ include "batch-imaging.fullname" (dict "root" . "component" "connection") }}
   {{- with .Values.etcd.external.credentialsSecret }}
   - secretRef:
-      name: {{ . }}
+      name: {{ . | quote }}
   {{- end }}
 {{- end -}}
 
@@ -105,11 +108,11 @@ The specification of a claim. Takes what the values call persistence.
 {{- define "batch-imaging.claim" -}}
 accessModes: [ReadWriteOnce]
 {{- with .storageClass }}
-storageClassName: {{ . }}
+storageClassName: {{ . | quote }}
 {{- end }}
 resources:
   requests:
-    storage: {{ .size }}
+    storage: {{ .size | quote }}
 {{- end -}}
 
 {{/*
@@ -121,7 +124,7 @@ TANGO_HOST: {{ include "batch-imaging.tangoName" (dict "root" . "component" "dat
 {{- if .host }}
 SDP_CONFIG_HOST: {{ .host | quote }}
 SDP_CONFIG_PORT: {{ .port | quote }}
-SDP_CONFIG_PROTOCOL: {{ .protocol }}
+SDP_CONFIG_PROTOCOL: {{ .protocol | quote }}
 {{- else }}
 SDP_CONFIG_HOST: {{ include "batch-imaging.fullname" (dict "root" $ "component" "etcd") }}.{{ $.Release.Namespace }}
 SDP_CONFIG_PORT: "2379"
@@ -131,6 +134,6 @@ SDP_CONFIG_PROTOCOL: http
 {{- with .Values.etcd.prefix }}
 SDP_CONFIG_PREFIX: {{ . | quote }}
 {{- end }}
-SDP_HELM_NAMESPACE: {{ .Values.processing.namespace }}
+SDP_HELM_NAMESPACE: {{ .Values.processing.namespace | quote }}
 ORBunixTransportDirectory: /tmp/omniorb
 {{- end -}}

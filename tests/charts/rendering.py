@@ -1,6 +1,8 @@
 """Charts as Helm renders them."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -11,7 +13,27 @@ import pytest
 import yaml
 
 CHARTS = Path(__file__).resolve().parents[2] / "charts"
+GOLDEN = Path(__file__).parent / "golden"
 TIMEOUT_S = 60.0
+
+DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+LABELS = {
+    *(f"app.kubernetes.io/{name}" for name in ("name", "instance", "version", "component")),
+    *("app.kubernetes.io/part-of", "app.kubernetes.io/managed-by", "helm.sh/chart"),
+}
+POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": 1000,
+    "runAsGroup": 1000,
+    "fsGroup": 1000,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 
 ValuePath = tuple[str, ...]
 Values = Mapping[str, Any]
@@ -36,6 +58,14 @@ def render(chart: Path, release: str, values: Values) -> str:
     done = helm("template", release, str(chart), values=values)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def golden(name: str, rendered: str) -> str:
+    """Return the rendering that was looked at; GOLDEN=write takes this one for it."""
+    file = GOLDEN / f"{name}.yaml"
+    if os.environ.get("GOLDEN") == "write":
+        file.write_text(rendered)
+    return file.read_text()
 
 
 def objects(rendered: str) -> list[dict[str, Any]]:

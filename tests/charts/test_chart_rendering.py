@@ -5,7 +5,6 @@ their difference is then for somebody to read.
 """
 
 import hashlib
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,14 @@ import pytest
 import yaml
 from rendering import (
     CHARTS,
+    CONTAINER_SECURITY,
+    DNS_LABEL,
+    LABELS,
+    POD_SECURITY,
     ValuePath,
     Values,
     chart_values,
+    golden,
     helm,
     leaf_paths,
     needs_helm,
@@ -32,16 +36,9 @@ from batch_imaging.kubernetes_names import engine_name, kubernetes_name, release
 
 pytestmark = needs_helm
 
-GOLDEN = Path(__file__).parent / "golden"
 WORKFLOW, BUFFER, ENGINE = (CHARTS / name for name in ("workflow", "buffer", "dask-ee"))
 ALL = pytest.mark.parametrize("chart", [WORKFLOW, BUFFER, ENGINE], ids=lambda chart: chart.name)
 LONG = "Proc-pb-" + "X1" * 44  # the longest id that a deployment may have
-DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-LABELS = {
-    *(f"app.kubernetes.io/{name}" for name in ("name", "instance", "version", "component")),
-    *("app.kubernetes.io/part-of", "app.kubernetes.io/managed-by", "helm.sh/chart"),
-    *("batch-imaging/pb-id", "batch-imaging/sbi-id"),
-}
 
 BLOCK = {"pb_id": "pb-mvp01-20200425-00000", "sbi_id": "sbi-mvp01-20200425-00000"}
 LOGS = {"logs": {"scheduler.log": "out of memory\n"}}
@@ -182,11 +179,8 @@ def test_charts_share_their_templates_and_the_version_of_the_program(chart: Path
 
 @ALL
 def test_golden_rendering(chart: Path) -> None:
-    golden = GOLDEN / f"{chart.name}.yaml"
     rendered = render(chart, RELEASES[chart], FULL[chart])
-    if os.environ.get("GOLDEN") == "write":
-        golden.write_text(rendered)
-    assert rendered == golden.read_text()
+    assert rendered == golden(chart.name, rendered)
 
 
 @ALL
@@ -338,8 +332,9 @@ def test_logs_go_to_the_buffer_that_was_chosen(values: Values, buffer: str) -> N
 @ALL
 def test_every_object_and_pod_is_labelled_and_in_no_namespace(chart: Path) -> None:
     documents = every_rendering(chart)
+    labels = LABELS | {"batch-imaging/pb-id", "batch-imaging/sbi-id"}
     for item in [*documents, *pod_templates(documents)]:
-        assert set(item["metadata"]["labels"]) == LABELS, item["metadata"]
+        assert set(item["metadata"]["labels"]) == labels, item["metadata"]
         assert "namespace" not in item["metadata"]
 
 
@@ -369,17 +364,11 @@ def test_pods_are_restricted(chart: Path) -> None:
         assert spec["automountServiceAccountToken"] is False
         assert "serviceAccountName" not in spec
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
-        assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert {spec["securityContext"][key] for key in ("runAsUser", "fsGroup")} == {1000}
+        assert spec["securityContext"] == POD_SECURITY
         assert all({"emptyDir", "persistentVolumeClaim", "secret", "configMap"} & set(volume)
                    for volume in spec["volumes"])  # fmt: skip
         for container in spec["containers"]:
-            assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            }
+            assert container["securityContext"] == CONTAINER_SECURITY
             assert container["resources"]["limits"]["memory"]
             assert container["resources"]["requests"]["ephemeral-storage"]
 
@@ -392,6 +381,13 @@ def test_a_worker_gets_all_the_memory_that_it_may_take() -> None:
     )
     resources = workers["spec"]["template"]["spec"]["containers"][0]["resources"]
     assert resources["requests"]["memory"] == resources["limits"]["memory"] == str(3 * 2**30)
+
+
+def test_a_worker_without_requests_of_its_own_still_requests_its_memory() -> None:
+    documents = objects(render(ENGINE, "x-dask", {"worker": {"resources": {"requests": None}}}))
+    workers = next(item for item in documents if item["metadata"]["name"] == "x-dask-worker")
+    (container,) = workers["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["requests"] == {"memory": "1Gi"}
 
 
 @pytest.mark.parametrize("deploy_id", [LONG, LONG.lower(), "0" * 96, "7", "true", "1e3", "A"])
@@ -470,5 +466,6 @@ def test_notes_say_what_to_type_next(chart: Path) -> None:
     notes = done.stdout.partition("NOTES:")[2]
     for program in ("kubectl get", "helm test", "helm uninstall"):
         assert f"  {program} " in notes
-    commands = [line for line in notes.splitlines() if line.startswith(("  kubectl", "  helm"))]
+    programs = ("  kubectl", "  helm", "  batch-imaging")
+    commands = [line for line in notes.splitlines() if line.startswith(programs)]
     assert all("--namespace sdp" in line and RELEASES[chart] in line for line in commands)

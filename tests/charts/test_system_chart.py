@@ -5,7 +5,6 @@ their difference is then for somebody to read.
 """
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,14 @@ import pytest
 import yaml
 from rendering import (
     CHARTS,
+    CONTAINER_SECURITY,
+    DNS_LABEL,
+    LABELS,
+    POD_SECURITY,
     ValuePath,
     Values,
     chart_values,
+    golden,
     helm,
     leaf_paths,
     needs_helm,
@@ -33,12 +37,6 @@ from batch_imaging.control.controller.definitions import read_definitions
 pytestmark = needs_helm
 
 CHART = CHARTS.parent / "helm"
-GOLDEN = Path(__file__).parent / "golden" / "system.yaml"
-DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-LABELS = {
-    *(f"app.kubernetes.io/{name}" for name in ("name", "instance", "version", "component")),
-    *("app.kubernetes.io/part-of", "app.kubernetes.io/managed-by", "helm.sh/chart"),
-}
 WORKFLOWS = {
     "version": {"date": "2026-11-01"},
     "repositories": [{"name": "site", "path": "registry.site/workflows"}],
@@ -139,9 +137,7 @@ def test_chart_has_the_version_of_the_program_and_the_names_of_the_other_charts(
 
 def test_golden_rendering_of_the_system() -> None:
     rendered = render(CHART, "test", FULL)
-    if os.environ.get("GOLDEN") == "write":
-        GOLDEN.write_text(rendered)
-    assert rendered == GOLDEN.read_text()
+    assert rendered == golden("system", rendered)
 
 
 def test_every_value_has_a_comment() -> None:
@@ -181,12 +177,37 @@ def test_every_value_changes_the_rendering(path: ValuePath) -> None:
         ("controller.maxWorkers", "many", ["maxWorkers", "string"]),
         ("controller.workflows", {"workflows": []}, ["workflows"]),
         ("deployer.defaults.dask", {}, ["dask"]),
+        ("deployer.defaults.buffer.klass", "nfs", ["buffer", "klass"]),
         ("itango.resources.limits.speed", "1Gi", ["speed"]),
     ],
 )
 def test_the_schema_refuses_with_a_reason(path: str, value: Any, words: list[str]) -> None:
     said = refusal(CHART, with_value({}, tuple(path.split(".")), value))
     assert all(word in said for word in words), said
+
+
+@pytest.mark.parametrize("chart", ["workflow", "buffer", "dask-ee"])
+def test_the_schema_knows_the_values_of_the_charts_below_the_defaults(chart: str) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    defaults = schema["properties"]["deployer"]["properties"]["defaults"]["properties"][chart]
+    of_chart = json.loads((CHARTS / chart / "values.schema.json").read_text())
+    assert set(defaults["properties"]) == set(of_chart["properties"])
+    assert defaults["additionalProperties"] is False
+
+
+def test_a_release_that_begins_with_a_digit_is_refused() -> None:
+    done = helm("template", "1e3", str(CHART), values={})
+    assert done.returncode != 0
+    assert "release 1e3" in done.stderr
+    assert "begins with a letter" in done.stderr
+
+
+def test_names_that_look_like_numbers_stay_text() -> None:
+    values = with_value({}, ("processing", "namespace"), "1e3")
+    documents = system(with_value(values, ("etcd", "persistence", "storageClass"), "007"))
+    assert documents["Role", "test-deployer"]["metadata"]["namespace"] == "1e3"
+    assert documents["ConfigMap", "test-connection"]["data"]["SDP_HELM_NAMESPACE"] == "1e3"
+    assert documents["PersistentVolumeClaim", "test-etcd"]["spec"]["storageClassName"] == "007"
 
 
 def test_every_object_and_pod_is_labelled() -> None:
@@ -224,23 +245,17 @@ def test_pods_are_restricted_and_only_the_deployer_has_a_token() -> None:
         assert ("serviceAccountName" in spec) is (component == "deployer")
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
         assert spec["enableServiceLinks"] is False
-        assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["securityContext"]["runAsUser"] == 1000
-        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["securityContext"] == POD_SECURITY
         (container,) = spec["containers"]
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
+        assert container["securityContext"] == CONTAINER_SECURITY
         assert container["resources"]["limits"]["memory"]
 
 
-def test_probes_start_no_program() -> None:
+def test_probes_start_nothing_large() -> None:
     for spec in pod_specs(FULL).values():
         for name, probe in spec["containers"][0].items():
-            if name.endswith("Probe"):
-                assert "exec" not in probe
+            if name.endswith("Probe") and "exec" in probe:
+                assert probe["exec"]["command"][0] == "test"
 
 
 def test_the_processing_namespace_is_restricted_and_stays() -> None:
