@@ -8,19 +8,19 @@ from typing import Any, Literal
 import dask.array as da
 import numpy as np
 from astropy import units
-from astropy.convolution import Box1DKernel, Gaussian1DKernel, convolve, convolve_fft
+from astropy.convolution import Box1DKernel, Gaussian1DKernel, convolve
 from astropy.wcs.utils import proj_plane_pixel_area
 from numpy.typing import NDArray
-from radio_beam import Beam, Beams
+from radio_beam import Beam
 from radio_beam.utils import BeamError
 
 from batch_imaging.errors import DataError, ParameterError
+from batch_imaging.kernels.smoothing import fit_common_beam, smooth_plane
 from batch_imaging.pipelines.cubes.opening import (
     Cube,
     beams_deg,
     has_many_beams,
     pixels,
-    quiet,
     with_pixels,
 )
 from batch_imaging.pipelines.cubes.selection import parse_quantity
@@ -45,9 +45,8 @@ def good_planes(cube: Cube, path: Path, limit_arcsec: float | None = None) -> ND
 
 def common_beam(cube: Cube, good: NDArray[np.bool_], path: Path) -> Beam:
     """Return the smallest beam that all good planes can be brought to."""
-    beams = np.broadcast_to(_beams(cube, path), (cube.shape[0], 3))[good]
-    with quiet():
-        return Beams(*(units.Quantity(column, "deg") for column in beams.T)).common_beam()
+    beams = np.broadcast_to(_beams(cube, path), (cube.shape[0], 3))
+    return _beam(fit_common_beam(beams[good]))
 
 
 def smooth_to_beam(cube: Cube, beam: Beam, good: NDArray[np.bool_], path: Path) -> Cube:
@@ -80,7 +79,8 @@ class _Convolve:
     """Convolves the planes of a chunk.
 
     spectral-cube's `convolve_to` counts the factors of Jy/beam from the first channel of each chunk
-    instead of the cube's (0.7.0), so fluxes are wrong in all chunks but the first.
+    instead of the cube's (0.7.0), so fluxes are wrong in all chunks but the first; and it samples
+    kernels in pixels, so those of less than a pixel are wrong.
     """
 
     wanted_deg: NDArray[np.float64]  # a Beam does not survive pickling
@@ -97,19 +97,9 @@ class _Convolve:
     def _plane(self, plane: NDArray[Any], channel: int) -> NDArray[Any]:
         if not self.good[channel] or not np.isfinite(plane).any():
             return np.full_like(plane, np.nan)
-        beam, wanted = _beam(self.beams_deg[channel]), _beam(self.wanted_deg)
-        if beam == wanted:
-            return plane
-        kernel = wanted.deconvolve(beam).as_kernel(units.Quantity(self.cell_deg, "deg"))
-        factor = float(wanted.sr / beam.sr) if self.per_beam else 1.0
-        smoothed = convolve_fft(
-            plane,
-            kernel,
-            preserve_nan=True,
-            allow_huge=True,
-            complex_dtype=np.result_type(plane.dtype, np.complex64),  # half the memory for float32
-        )
-        return np.asarray(factor * smoothed)
+        beam, wanted = self.beams_deg[channel], self.wanted_deg
+        smoothed = smooth_plane(plane, beam, wanted, self.cell_deg)
+        return smoothed * (np.prod(wanted[:2] / beam[:2]) if self.per_beam else 1.0)
 
 
 def smooth_spectra(cube: Cube, fwhm: float, kernel: Literal["gaussian", "box"], path: Path) -> Cube:

@@ -42,7 +42,7 @@ def write_cube(
     not be written, and nothing is left of it.
     """
     with creating(output, overwrite=overwrite) as partial:
-        _require_disk(output, cube)
+        require_disk(output, pixels(cube).nbytes)
         writer = _writer(cube, output, partial, chunk)
         with quiet():
             for place, block in schedule.map_chunks(_block, (pixels(cube),), title):
@@ -83,8 +83,8 @@ def written_header(cube: Cube) -> fits.Header:
     return header
 
 
-def _require_disk(output: Path, cube: Cube) -> None:
-    needed_bytes = pixels(cube).nbytes
+def require_disk(output: Path, needed_bytes: float) -> None:
+    """Raise ResourceError if there is no room for an output beside what is there."""
     free_bytes = shutil.disk_usage(output.absolute().parent).free
     if needed_bytes > free_bytes:
         raise ResourceError(
