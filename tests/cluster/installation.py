@@ -97,7 +97,10 @@ class Installation:
         )
 
     def uninstall(self) -> None:
-        run("helm", "uninstall", self.release, "-n", self.control, "--wait", deadline_s=240)
+        run(
+            *("helm", "uninstall", self.release, "-n", self.control, "--wait", "--timeout", "400s"),
+            deadline_s=430,
+        )
 
     def delete_namespaces(self) -> None:
         for namespace in (self.control, self.processing):

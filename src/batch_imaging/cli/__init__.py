@@ -13,7 +13,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from batch_imaging import __version__
-from batch_imaging.cli import buffers, config, cube, fetch, jobs, services, standalone, subtract
+from batch_imaging.cli import (
+    buffers,
+    config,
+    cube,
+    fetch,
+    jobs,
+    mosaic,
+    services,
+    standalone,
+    subtract,
+)
 from batch_imaging.cli.inventory import installed_parts
 from batch_imaging.errors import BatchImagingError
 
@@ -60,6 +70,7 @@ for command in (
     jobs.schema,
     jobs.explain,
     subtract.subtract,
+    mosaic.mosaic,
     services.workflow,
     services.controller,
     services.deployer,

@@ -102,6 +102,13 @@ def helm_deployer(
     helm_timeout: Annotated[
         float, typer.Option(envvar="SDP_HELM_TIMEOUT", min=1.0, help="Seconds for a run of it.")
     ] = 60.0,
+    owner: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BATCH_IMAGING_OWNER",
+            help="Whose releases it makes and removes; by default named as the namespace.",
+        ),
+    ] = None,
     health_port: HealthPort = None,
     log_format: LogForm = "plain",
     verbose: Verbose = False,
@@ -119,6 +126,7 @@ def helm_deployer(
     from batch_imaging.control.deployer import run_deployer
     from batch_imaging.control.deployer.helm import Api, Cluster, Helm, HelmDeployer, read_defaults
     from batch_imaging.control.health import Health
+    from batch_imaging.control.leader import HELM_DEPLOYER
 
     with Config() as config, Health(health_port) as health:
         deployer = HelmDeployer(
@@ -127,8 +135,9 @@ def helm_deployer(
             charts,
             read_defaults(defaults),
             config,
+            owner or namespace,
         )
-        run_deployer(config, deployer, "helm-deployer", health.beat)
+        run_deployer(config, deployer, HELM_DEPLOYER, health.beat)
 
 
 def drain(

@@ -100,7 +100,7 @@ def subtract(
             parse_ranges(line_free) if line_free else (),
             auto_mask,
             frame,
-            _frequency_hz(rest_freq) if rest_freq else None,
+            frequency_hz(rest_freq) if rest_freq else None,
             velocity,
         ),
         column,
@@ -134,7 +134,8 @@ def _methods(order: str | None, has_model: bool, has_fit: bool) -> "tuple[Method
     return given if order.split(",") == list(given) else given[::-1]
 
 
-def _frequency_hz(text: str) -> float:
+def frequency_hz(text: str) -> float:
+    """Read the value of --rest-freq."""
     found = _FREQUENCY.fullmatch(text.strip())
     if found is None:
         raise ParameterError(f"--rest-freq {text}: is no frequency; write it as 1420.40575MHz")

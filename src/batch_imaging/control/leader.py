@@ -13,12 +13,19 @@ from batch_imaging.errors import ControlError
 
 LOG = logging.getLogger(__name__)
 
+HELM_DEPLOYER = "helm-deployer"
+"""Name under which the deployers of Kubernetes compete; scripts look whether one is there."""
+
+
+def leader_path(name: str) -> str:
+    return f"/leader/{name}"
+
 
 class Leader:
     """Candidate for the lead; as a context it gives the lead up at the end."""
 
     def __init__(self, config: Config, name: str) -> None:
-        self.path = f"/leader/{name}"
+        self.path = leader_path(name)
         self._config = config
         self._lease: Lease | None = None
         self._since = 0

@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from batch_imaging.control.config import Config, View
-from batch_imaging.control.config.reader import deploy_path, pb_owner_path
+from batch_imaging.control.config import Config
+from batch_imaging.control.config.reader import Reader, deploy_path
 from batch_imaging.errors import ConfigVanished, ControlError
 
 REMOVED_DEADLINE_S = 60.0
@@ -38,13 +38,13 @@ class Buffer:
     used_by: tuple[str, ...]
 
 
-def list_buffers(view: View) -> list[Buffer]:
+def list_buffers(reader: Reader) -> list[Buffer]:
     """Return all buffers that are deployed, by name."""
-    names = {pb_id: _buffer_names(view, pb_id) for pb_id in view.list_processing_blocks()}
+    names = {pb_id: _buffer_names(reader, pb_id) for pb_id in reader.list_processing_blocks()}
     return [
         buffer
-        for name in view.list_deployments()
-        if (buffer := _buffer(view, name, [each for each in names if name in names[each]]))
+        for name in reader.list_deployments()
+        if (buffer := _buffer(reader, name, [each for each in names if name in names[each]]))
     ]
 
 
@@ -55,14 +55,13 @@ def delete_buffer(config: Config, buffer: Buffer) -> bool:
 
     Raises
     ------
+    ConfigVanished: there is no such buffer any more.
     ControlError: a block uses it, or the deployer does not remove it.
     """
-    check_unused(buffer)
     is_here = bool(buffer.path) and os.path.isdir(buffer.path)
     for txn in config.txn():
-        deployment = txn.get_deployment(buffer.name)
-        if deployment is None or deployment.chart != "buffer":
-            raise ConfigVanished(deploy_path(buffer.name), "is not a buffer any more")
+        (current,) = choose_buffers(txn, [buffer.name])
+        check_unused(current)
         txn.delete_deployment(buffer.name)
     deadline = time.monotonic() + REMOVED_DEADLINE_S
     while is_here and os.path.isdir(buffer.path):
@@ -75,14 +74,14 @@ def delete_buffer(config: Config, buffer: Buffer) -> bool:
     return is_here
 
 
-def choose_buffers(view: View, names: Iterable[str]) -> list[Buffer]:
+def choose_buffers(reader: Reader, names: Iterable[str]) -> list[Buffer]:
     """Return the buffers of these names.
 
     Raises
     ------
     ConfigVanished: one does not exist.
     """
-    buffers = {each.name: each for each in list_buffers(view)}
+    buffers = {each.name: each for each in list_buffers(reader)}
     for name in names:
         if name not in buffers:
             raise ConfigVanished(
@@ -105,9 +104,9 @@ def check_unused(buffer: Buffer) -> None:
         )
 
 
-def _buffer_names(view: View, pb_id: str) -> set[str]:
+def _buffer_names(reader: Reader, pb_id: str) -> set[str]:
     """Return the buffers that a block has asked for, or will by its parameters."""
-    block, state = view.get_processing_block(pb_id), view.get_processing_block_state(pb_id)
+    block, state = reader.get_processing_block(pb_id), reader.get_processing_block_state(pb_id)
     parameters = block.parameters if block else {}
     asked = state.resources.buffers.keys() if state and state.resources else set()
     return {
@@ -116,8 +115,8 @@ def _buffer_names(view: View, pb_id: str) -> set[str]:
     }
 
 
-def _buffer(view: View, name: str, users: list[str]) -> Buffer | None:
-    deployment, state = view.get_deployment(name), view.get_deployment_state(name)
+def _buffer(reader: Reader, name: str, users: list[str]) -> Buffer | None:
+    deployment, state = reader.get_deployment(name), reader.get_deployment_state(name)
     if deployment is None or deployment.chart != "buffer":
         return None
     values = deployment.values
@@ -130,14 +129,18 @@ def _buffer(view: View, name: str, users: list[str]) -> Buffer | None:
         reason=(state and state.reason) or "",
         path=(state and state.path) or "",
         is_retained=deployment.retain,
-        in_use_by=tuple(each for each in users if _is_at_work(view, each)),
-        used_by=tuple(each for each in users if not _is_at_work(view, each)),
+        in_use_by=tuple(each for each in users if _is_at_work(reader, each)),
+        used_by=tuple(each for each in users if not _is_at_work(reader, each)),
     )
 
 
-def _is_at_work(view: View, pb_id: str) -> bool:
+def _is_at_work(reader: Reader, pb_id: str) -> bool:
     """Whether a block has not ended, or its script is not done with it."""
-    if view.get_processing_block(pb_id) is None:
+    if reader.get_processing_block(pb_id) is None:
         return False
-    state = view.get_processing_block_state(pb_id)
-    return state is None or not state.status.ended or pb_owner_path(pb_id) in view
+    state = reader.get_processing_block_state(pb_id)
+    return (
+        state is None
+        or not state.status.ended
+        or reader.get_processing_block_owner(pb_id) is not None
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batch_imaging.control.config import Config
+from batch_imaging.control.config import Config, Transaction
 from batch_imaging.control.config.entities import (
     Deployment,
     DeploymentState,
@@ -19,6 +19,8 @@ from batch_imaging.control.config.entities import (
     workflow_deployment_id,
 )
 from batch_imaging.control.config.quantity import parse_quantity, quantity_text
+from batch_imaging.control.config.reader import deploy_state_path
+from batch_imaging.control.leader import HELM_DEPLOYER, leader_path
 from batch_imaging.errors import (
     ClusterStartTimeout,
     ConfigVanished,
@@ -29,6 +31,7 @@ from batch_imaging.errors import (
 from batch_imaging.execution.engines.address import address_executor
 from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.plan import Plan
+from batch_imaging.kubernetes_names import engine_name, release_name
 from batch_imaging.parameters import Parameters
 from batch_imaging.workflow.claimed_block import ClaimedBlock
 
@@ -206,10 +209,11 @@ def dask_engine(
         txn.create_deployment(Deployment(id=deploy_id, type="helm", args=args))
     state = _wait_until_running(config, deploy_id, ENGINE_DEADLINE_S)
     namespace = os.environ.get("SDP_HELM_NAMESPACE")
-    address = (state and state.scheduler) or f"tcp://{deploy_id}-scheduler.{namespace}:8786"
+    name = engine_name(release_name(deploy_id))
+    address = (state and state.scheduler) or f"tcp://{name}-scheduler.{namespace}:8786"
     left_s = deadline - time.monotonic()
     with address_executor(
-        address, n_workers, left_s, lambda: _trouble(config, deploy_id)
+        address, n_workers, left_s, lambda: _trouble(config, [deploy_id, *buffers])
     ) as executor:
         yield executor
 
@@ -238,7 +242,7 @@ def _wait_until_running(
         if state and state.status == DeploymentStatus.RUNNING:
             return state
         waited_s = time.monotonic() - begin
-        if state is None and waited_s > SILENT_DEPLOYER_S and "SDP_HELM_NAMESPACE" in os.environ:
+        if state is None and waited_s > SILENT_DEPLOYER_S and _is_prototype(txn):
             return None
         if waited_s > deadline_s:
             said = (state and state.reason) or "no deployer has taken it up; does one run?"
@@ -247,11 +251,21 @@ def _wait_until_running(
     return None
 
 
-def _trouble(config: Config, deploy_id: str) -> str:
-    """Return what the deployer says of a deployment; raise if it has failed."""
-    state = None
+def _is_prototype(txn: Transaction) -> bool:
+    """Whether the deployer, if there is one, is that of the SDP prototype: it says nothing."""
+    return (
+        "SDP_HELM_NAMESPACE" in os.environ
+        and txn.raw.value(leader_path(HELM_DEPLOYER)) is None
+        and not any(txn.raw.value(deploy_state_path(each)) for each in txn.list_deployments())
+    )
+
+
+def _trouble(config: Config, deploy_ids: Sequence[str]) -> str:
+    """Return what the deployer says of deployments; raise if one has failed."""
+    states: dict[str, DeploymentState | None] = {}
     for txn in config.txn():
-        state = txn.get_deployment_state(deploy_id)
-    if state and state.status == DeploymentStatus.FAILED:
-        raise EngineError(f"{deploy_id}: {state.reason}")
-    return (state and state.reason) or ""
+        states = {each: txn.get_deployment_state(each) for each in deploy_ids}
+    for deploy_id, state in states.items():
+        if state and state.status == DeploymentStatus.FAILED:
+            raise EngineError(f"{deploy_id}: {state.reason}")
+    return "; ".join(state.reason for state in states.values() if state and state.reason)

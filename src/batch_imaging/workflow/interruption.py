@@ -105,9 +105,13 @@ class Interruptions:
         scheduling = view.get_scheduling_block(sbi_id) if sbi_id else None
         if scheduling and scheduling.status == SchedulingStatus.CANCELLED:
             return Cancelled(f"{claimed.id}: scheduling block {sbi_id} was cancelled")
-        engine = view.get_deployment_state(engine_deployment_id(claimed.id))
-        if engine and engine.status == DeploymentStatus.FAILED:
-            return EngineError(f"{engine_deployment_id(claimed.id)}: {engine.reason}")
+        engine_id = engine_deployment_id(claimed.id)
+        if view.get_deployment_state(engine_id):
+            buffers = state.resources.buffers if state and state.resources else {}
+            for deploy_id in (engine_id, *buffers):
+                said = view.get_deployment_state(deploy_id)
+                if said and said.status == DeploymentStatus.FAILED:
+                    return EngineError(f"{deploy_id}: {said.reason}")
         return None
 
     def _write_progress(self) -> None:

@@ -230,6 +230,7 @@ class DeploymentState(_Sparse):
     pods: status of each of its parts by name.
     scheduler: address of the Dask scheduler of an execution engine.
     path: of a buffer's folder, where the workers see it.
+    adopted: whether a buffer's volume was there before its deployment.
     log: file that holds the output.
     """
 
@@ -239,6 +240,7 @@ class DeploymentState(_Sparse):
     pods: dict[str, str] | None = None
     scheduler: str | None = None
     path: str | None = None
+    adopted: bool = False
     log: str | None = None
 
 

@@ -267,12 +267,15 @@ def _clean_up(view: View, is_expired: Callable[[str], bool]) -> Iterator[Remove]
 def _free_buffers(view: View, unended: Iterable[Unended]) -> Iterator[Remove]:
     """Remove buffers that were made not to be retained, when all blocks that use them have ended.
 
-    The block that made one is named in its values.
+    The block that made one is named in its values. One that was there before stays.
     """
     in_use = {name for each in unended for name in each.buffers}
     for deploy_id in view.list_deployments():
         deployment = view.get_deployment(deploy_id)
+        state = view.get_deployment_state(deploy_id)
         if deployment is None or deployment.chart != "buffer" or deployment.retain:
+            continue
+        if state and state.adopted:
             continue
         pb_id = str(deployment.values.get("pb_id"))
         if deploy_id not in in_use and (pb_path(pb_id) not in view or _has_ended(view, pb_id)):

@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol
 
 from batch_imaging.control.config import Config, Transaction, View
 from batch_imaging.control.config.entities import Deployment, DeploymentState, DeploymentStatus
-from batch_imaging.control.config.reader import deploy_path
+from batch_imaging.control.config.reader import deploy_path, deploy_state_path
 from batch_imaging.control.leader import Leader
 from batch_imaging.errors import (
     BatchImagingError,
@@ -116,6 +116,10 @@ def pending(reason: str, attempts: int | None = None) -> DeploymentState:
     return DeploymentState(status=DeploymentStatus.PENDING, reason=reason, **counted)
 
 
+GOING = pending("it is being removed")
+"""What is said of a deployment whose entry is gone, until it is gone itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Unmade:
     """A deployment that was not installed, and what is said of it until it is tried again."""
@@ -144,6 +148,7 @@ class DeployerWork:
         self._unmade: dict[str, Unmade] = {}
         self._tasks: dict[str, Future[None]] = {}
         self._remove_again_at_s: dict[str, float] = {}
+        self._unclear: set[str] = set()
         self._entries: set[str] = set()
         self._sweeps = True
         self._pool = ThreadPoolExecutor(MAX_TASKS, thread_name_prefix="deploy")
@@ -166,7 +171,10 @@ class DeployerWork:
             self._recover(entries)
         for deploy_id in self._unmade.keys() - entries:
             del self._unmade[deploy_id]
-        for deploy_id in self._held - entries:  # an unreadable entry is an entry
+        # An unreadable entry is an entry.
+        for deploy_id in (self._held | self._tasks.keys()) - entries:
+            if view.get_deployment_state(deploy_id) != GOING:
+                self._say_going(deploy_id)
             if time.monotonic() >= self._remove_again_at_s.get(deploy_id, 0.0):
                 self._begin(deploy_id, partial(self._remove, deploy_id))
         for deploy_id in sorted(entries):
@@ -197,7 +205,7 @@ class DeployerWork:
             if written and written.status == DeploymentStatus.PENDING and (is_known or not unmade):
                 attempts = written.attempts or 0
             install = partial(self._install, deploy_id, deployment, attempts + 1)
-            if self._begin(deploy_id, install) and written is None:
+            if self._begin(deploy_id, install) and written in (None, GOING):
                 self._write(deploy_id, pending(f"chart {deployment.chart} is being installed"))
             return
         self.is_busy |= state.status == DeploymentStatus.PENDING
@@ -212,10 +220,16 @@ class DeployerWork:
             return False
 
     def _state(self, deployment: Deployment, written: DeploymentState | None) -> DeploymentState:
+        deploy_id = deployment.id
         try:
-            return self._deployer.state(deployment, written)
-        except Exception as error:  # it fails alone
-            return failed(f"its state is not known: {error}")
+            state = self._deployer.state(deployment, written)
+        except Exception as error:  # it is unclear alone
+            if deploy_id not in self._unclear:
+                LOG.warning("%s: its state is not known: %s", deploy_id, error)
+            self._unclear.add(deploy_id)
+            return written or pending(f"its state is not known: {error}")
+        self._unclear.discard(deploy_id)
+        return state
 
     def _write(self, deploy_id: str, state: DeploymentState) -> None:
         level = logging.WARNING if state.status == DeploymentStatus.FAILED else logging.INFO
@@ -224,6 +238,13 @@ class DeployerWork:
             for txn in self._config.txn():
                 if self._may_write(txn):
                     txn.set_deployment_state(deploy_id, state)
+
+    def _say_going(self, deploy_id: str) -> None:
+        path = deploy_state_path(deploy_id)
+        for txn in self._config.txn():
+            if self._may_write(txn) and txn.raw.value(deploy_path(deploy_id)) is None:
+                write = txn.raw.create if txn.raw.value(path) is None else txn.raw.update
+                write(path, GOING.to_object())
 
     def _sweep(self) -> None:
         """Delete the states of deployments that have lost their entry and are gone themselves."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batch_imaging.control.config.entities import Deployment
+from batch_imaging.control.config.entities import Deployment, DeploymentState, DeploymentStatus
 
 
 @pytest.fixture
@@ -42,6 +42,17 @@ def test_it_stays_while_another_block_uses_it(room, make_buffer):
     room.finish("pb-b")
     room.settle()
     assert room.deployment("shared") is None
+
+
+def test_it_stays_if_its_volume_was_there_before(room, make_buffer):
+    room.wait_with("pb-a", buff_a=10)
+    make_buffer("buff-a", "pb-a", retain=False)
+    for txn in room.config.txn():
+        state = DeploymentState(status=DeploymentStatus.RUNNING, adopted=True)
+        txn.set_deployment_state("buff-a", state)
+    room.finish("pb-a")
+    room.settle()
+    assert room.deployment("buff-a")
 
 
 def test_it_goes_with_a_block_that_is_deleted(room, make_buffer):

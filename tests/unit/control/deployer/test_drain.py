@@ -5,13 +5,15 @@ import pytest
 from batch_imaging.control.config import Config, MemoryBackend
 from batch_imaging.control.config.entities import (
     Deployment,
+    DeploymentState,
+    DeploymentStatus,
     ProcessingBlock,
     ProcessingBlockState,
     Status,
     WorkflowName,
 )
 from batch_imaging.control.deployer.drain import drain
-from batch_imaging.control.deployer.loop import pending
+from batch_imaging.control.deployer.loop import GOING, pending
 from batch_imaging.errors import ControlError
 
 WORKFLOW = WorkflowName(type="batch", id="a", version="1")
@@ -47,6 +49,24 @@ def test_blocks_are_cancelled_and_all_but_buffers_removed(config):
         }
         assert states["pb-runs"].reason == "the control system is being taken down"
         assert states["pb-runs"].stage is None
+
+
+def test_buffers_go_that_are_not_to_be_kept(config):
+    for txn in config.txn():
+        for deploy_id in ("scratch", "adopted"):
+            args = {"chart": "buffer", "retain": False}
+            txn.create_deployment(Deployment(id=deploy_id, type="helm", args=args))
+        adopted = DeploymentState(status=DeploymentStatus.RUNNING, adopted=True)
+        txn.set_deployment_state("adopted", adopted)
+    assert drain(config, deadline_s=10) == ["scratch", "script"]
+
+
+def test_what_was_being_removed_before_is_waited_for(config):
+    for txn in config.txn():
+        txn.set_deployment_state("volume", GOING)
+        txn.raw.delete("/deploy/volume")
+    with pytest.raises(ControlError, match="volume: not gone after 0 s"):
+        drain(config, deadline_s=0)
 
 
 def test_without_a_deployer_it_does_not_end_well(config):

@@ -103,7 +103,7 @@ def test_a_failure_or_a_slow_one_holds_up_no_other(start):
         "bad": ("FAILED", "bad chart"),
         "plain": ("RUNNING", None),
         "slow": ("PENDING", "chart slow is being installed"),
-        "unclear": ("FAILED", "its state is not known: nobody knows"),
+        "unclear": ("PENDING", "its state is not known: nobody knows"),
     }
     system.until(lambda states: states == expected)
     system.charts.release.set()
@@ -173,6 +173,35 @@ def test_the_state_goes_last(start):
             return "/deploy/a/state" not in follower.view
 
     system.until(is_swept)
+    assert not system.charts.charts
+
+
+def test_a_state_that_is_unclear_stays_as_it_was(start):
+    system = start()
+    system.create("a", "plain")
+    system.until(lambda states: states["a"] == ("RUNNING", None))
+    system.charts.charts["a"] = "unclear"
+    system.charts.is_current = lambda deployment: True
+    for _ in range(3):
+        with system.config.follow() as follower:
+            system.work.step(follower.view)
+    system.until(lambda states: states["a"] == ("RUNNING", None))
+
+
+def test_what_is_being_removed_has_a_state_until_it_is_gone(start):
+    system = start()
+    system.create("a", "stuck")
+    system.until(lambda states: states["a"] == ("RUNNING", None))
+    system.delete("a")
+
+    def state():
+        with system.config.follow() as follower:
+            return follower.view.get_deployment_state("a")
+
+    system.until(lambda _: state() == loop.GOING)
+    system.charts.release.set()
+    system.work._remove_again_at_s.clear()
+    system.until(lambda _: state() is None)
     assert not system.charts.charts
 
 

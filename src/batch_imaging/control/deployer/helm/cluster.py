@@ -25,7 +25,7 @@ GONE_S = 90.0
 POLL_S = 0.5
 
 MARK = "batch-imaging/deployer"
-"""Label of the releases that a deployer of ours has made, with its namespace."""
+"""Label of the releases that a deployer of ours has made, with its owner."""
 CHART = "batch-imaging/chart"
 FINGERPRINT = "batch-imaging/fingerprint"
 PB_ID = "batch-imaging/pb-id"

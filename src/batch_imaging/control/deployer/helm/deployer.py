@@ -28,13 +28,13 @@ from batch_imaging.control.deployer.helm.cluster import (
     Release,
 )
 from batch_imaging.control.deployer.helm.diagnosis import diagnose
-from batch_imaging.kubernetes_names import engine_name, kubernetes_name, release_name
-from batch_imaging.control.deployer.helm.objects import Objects, has_condition
+from batch_imaging.control.deployer.helm.objects import Objects, has_condition, is_going, name_of
 from batch_imaging.control.deployer.helm.postmortem import last_lines, logs_buffer, with_postmortem
 from batch_imaging.control.deployer.helm.program import Helm
 from batch_imaging.control.deployer.helm.values import fingerprint, nest, overlay
 from batch_imaging.control.deployer.loop import pending
-from batch_imaging.errors import ControlError, PassingFailure
+from batch_imaging.errors import ControlError, MalformedRecord, PassingFailure
+from batch_imaging.kubernetes_names import engine_name, kubernetes_name, release_name
 
 LOG = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ class HelmDeployer:
     ----------
     charts: folder of the charts.
     defaults: values of this installation by chart; an entry's values go before them.
-    config: tells which processing blocks have failed.
+    config: tells which processing blocks have failed, and what was said of deployments.
+    owner: of the releases; another deployer in this namespace needs another.
     """
 
     def __init__(
@@ -66,16 +67,20 @@ class HelmDeployer:
         charts: Path,
         defaults: Mapping[str, Mapping[str, Any]],
         config: Config,
+        owner: str,
     ) -> None:
         self._cluster = cluster
         self._helm = helm
         self._charts = {path.parent.name: path.parent for path in charts.glob("*/Chart.yaml")}
         self._defaults = defaults
         self._config = config
+        self._owner = kubernetes_name(owner)
         self._installed: dict[str, str] = {}
+        self._adopted: set[str] = set()
         self._going: set[str] = set()
         self._seen: Objects | None = None
         self._look_at_s = 0.0
+        self._refusal = ""
         self._states: dict[str, tuple[Objects, DeploymentState]] = {}
         if not self._charts:
             raise ControlError(f"{charts}: has no charts; set BATCH_IMAGING_CHARTS to their folder")
@@ -95,6 +100,7 @@ class HelmDeployer:
             deploy_id: release.labels.get(FINGERPRINT, "")
             for deploy_id, release in ours.items()
             if release.status == "deployed"
+            and (release.labels.get(CHART) != BUFFER or self._has_made(deploy_id))
         }
         self._look_at_s = 0.0
         return set(ours)
@@ -102,7 +108,8 @@ class HelmDeployer:
     def install(self, deployment: Deployment) -> None:
         """Install the release of a deployment, or change it; one that is as it should be stays.
 
-        What is left of an attempt that was cut off is taken over, with all that it has made.
+        What is left of an attempt that was cut off is taken over, with all that it has made. A
+        buffer whose volume was there before is used as it is, whoever has made it.
 
         Raises
         ------
@@ -112,13 +119,15 @@ class HelmDeployer:
         chart, values = self._wanted(deployment)
         name, wanted = release_name(deployment.id), fingerprint(chart, values)
         found = self._cluster.releases().get(name)
-        if found and not self._is_ours(found):
+        if chart == BUFFER and self._was_there(deployment.id, wanted, found):
+            LOG.info("%s: the volume is there and is used as it is", deployment.id)
+            self._adopted.add(deployment.id)
+        elif found and not self._is_ours(found):
             raise ControlError(
                 f"{name}: somebody else has a Helm release of this name in namespace "
                 f"{self._cluster.namespace}; uninstall it, or choose another id"
             )
-        is_there = found and found.status == "deployed" and found.labels.get(FINGERPRINT) == wanted
-        if not is_there and not (chart == BUFFER and not found and self._is_foreign_claim(name)):
+        elif not found or (found.status, found.labels.get(FINGERPRINT)) != ("deployed", wanted):
             self._upgrade(name, chart, values, wanted, found)
         self._installed[deployment.id] = wanted
         self._states.pop(deployment.id, None)
@@ -142,12 +151,13 @@ class HelmDeployer:
             self._cluster.wait_until_gone(name)
             self._going.discard(name)
         self._installed.pop(deploy_id, None)
+        self._adopted.discard(deploy_id)
         self._states.pop(deploy_id, None)
 
     def state(self, deployment: Deployment, written: DeploymentState | None) -> DeploymentState:
         objects = self._look()
         if objects is None:
-            return written or pending("the cluster does not answer")
+            return written or pending(f"its state is not known: {self._refusal}")
         seen, state = self._states.get(deployment.id, (None, None))
         if state is None or seen is not objects:
             state = self._diagnose(deployment, objects, written)
@@ -160,9 +170,11 @@ class HelmDeployer:
         name, namespace = release_name(deployment.id), self._cluster.namespace
         state = diagnose(objects.of(name), written, self._last_words)
         chart, values = self._wanted(deployment)
-        where: dict[str, str] = {}
+        where: dict[str, Any] = {}
         if chart == BUFFER:
             where = {"path": f"/buffer/{deployment.id}"}
+            if deployment.id in self._adopted:
+                where["adopted"] = True
         elif chart == WORKFLOW:
             where = {"log": f"kubectl logs -n {namespace} job/{name}"}
         elif chart == ENGINE:
@@ -181,8 +193,11 @@ class HelmDeployer:
             self._look_at_s = now_s + (LOOK_S if self._is_busy() else LOOK_IDLE_S)
             try:
                 self._seen = self._cluster.objects()
-            except PassingFailure as error:
-                LOG.warning("%s; states are those of before", error)
+                self._refusal = ""
+            except ControlError as error:
+                if not self._refusal:
+                    LOG.warning("%s; states are those of before", error)
+                self._refusal = str(error)
                 self._look_at_s = now_s + LOOK_AGAIN_S
         return self._seen
 
@@ -216,15 +231,36 @@ class HelmDeployer:
         return chart, nest(deployment.values)
 
     def _is_ours(self, release: Release) -> bool:
-        return release.labels.get(MARK) == self._cluster.namespace
+        return release.labels.get(MARK) == self._owner
 
-    def _is_foreign_claim(self, name: str) -> bool:
-        """Whether a volume is there that no release of this name has made: it is used as it is."""
-        claim = self._cluster.claim(name)
-        if claim is None:
+    def _was_there(self, deploy_id: str, wanted: str, found: Release | None) -> bool:
+        """Whether a buffer's volume was there before its entry.
+
+        Raises
+        ------
+        PassingFailure: it is there, but going.
+        """
+        if deploy_id in self._installed:
+            return deploy_id in self._adopted
+        if found and found.labels.get(CHART) != BUFFER:
             return False
-        annotations = claim["metadata"].get("annotations", {})
-        return bool(annotations.get("meta.helm.sh/release-name") != name)
+        is_ours = found is not None and self._is_ours(found)
+        if found and is_ours and found.status != "deployed":
+            is_cut_off = found.labels.get(FINGERPRINT) == wanted
+            if is_cut_off or found.status == "uninstalling":
+                return False
+        claim = self._cluster.claim(release_name(deploy_id))
+        if claim and is_going(claim):
+            raise PassingFailure(f"claim {name_of(claim)}: is being deleted")
+        return claim is not None and not (is_ours and self._has_made(deploy_id))
+
+    def _has_made(self, deploy_id: str) -> bool:
+        """Whether a buffer's volume was made for its entry, as was said of it."""
+        state = None
+        for txn in self._config.txn():
+            with suppress(MalformedRecord):
+                state = txn.get_deployment_state(deploy_id)
+        return state is not None and state.path is not None and not state.adopted
 
     def _upgrade(
         self, name: str, chart: str, values: dict[str, Any], wanted: str, found: Release | None
@@ -235,7 +271,7 @@ class HelmDeployer:
         elif found and found.status == "uninstalling":
             self._helm.uninstall(name)
             self._cluster.wait_until_gone(name)
-        labels = {MARK: self._cluster.namespace, CHART: chart, FINGERPRINT: wanted}
+        labels = {MARK: self._owner, CHART: chart, FINGERPRINT: wanted}
         if pb_id := values.get("pb_id"):
             labels[PB_ID] = kubernetes_name(str(pb_id))
         try:

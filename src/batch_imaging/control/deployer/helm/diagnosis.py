@@ -43,7 +43,10 @@ SHORT_LIFE_S = 120.0
 MAX_REASONS = 3
 REASON_LENGTH = 500
 
-SCHEDULER = "scheduler"
+POD_NAME_LENGTH = 58
+"""Of the name of a pod that a controller makes, before the 5 characters that make it unique."""
+
+SCHEDULER, WORKER = "scheduler", "worker"
 STATUS_OF_PHASE = {
     "Pending": DeploymentStatus.PENDING,
     "Running": DeploymentStatus.RUNNING,
@@ -106,7 +109,7 @@ def _status(objects: Objects, written: DeploymentState | None) -> DeploymentStat
         is_up = any(
             has_condition(each, "Ready") or (was_up and phase(each) == "Running") for each in entry
         )
-        if not is_up or not all(map(_is_rolled_out, _of_scheduler(objects))):
+        if not is_up or not all(map(_is_rolled_out, _of_component(objects, SCHEDULER))):
             return DeploymentStatus.PENDING
     if any(_is_awaited(objects, claim) for claim in objects.claims):
         return DeploymentStatus.PENDING
@@ -118,15 +121,27 @@ def _troubles(objects: Objects, last_words: LastWords) -> Iterator[Trouble]:
         yield from _claim_troubles(objects, claim)
     for job in objects.jobs:
         yield from _job_troubles(objects, job)
+    may_lack = {WORKER} if _has_workers(objects) else set()
     for deployment in objects.deployments:
         failure = condition(deployment, "ReplicaFailure")
         if failure.get("status") == "True":
             lasts = objects.age_s(failure.get("lastTransitionTime")) >= REFUSED_S
-            yield Trouble(f"{name_of(deployment)}: {failure.get('message')}", lasts)
+            is_fatal = lasts and component(deployment) not in may_lack
+            yield Trouble(f"{name_of(deployment)}: {failure.get('message')}", is_fatal)
     for pod in objects.pods:
         if not is_going(pod):
             for each in _pod_troubles(objects, pod, last_words):
-                yield Trouble(f"pod {name_of(pod)}: {each.text}", each.is_fatal)
+                is_fatal = each.is_fatal and component(pod) not in may_lack
+                yield Trouble(f"pod {name_of(pod)}: {each.text}", is_fatal)
+
+
+def _has_workers(objects: Objects) -> bool:
+    """Whether an engine has had all its workers and still has one: it can go on."""
+    progress = [condition(each, "Progressing") for each in _of_component(objects, WORKER)]
+    return all(each.get("reason") == "NewReplicaSetAvailable" for each in progress) and any(
+        component(pod) == WORKER and has_condition(pod, "Ready") and not is_going(pod)
+        for pod in objects.pods
+    )
 
 
 def _claim_troubles(objects: Objects, claim: Object) -> Iterator[Trouble]:
@@ -134,8 +149,8 @@ def _claim_troubles(objects: Objects, claim: Object) -> Iterator[Trouble]:
         yield Trouble(f"claim {name_of(claim)}: its volume is gone", is_fatal=True)
     elif _is_awaited(objects, claim):
         age_s = objects.age_s(claim["metadata"].get("creationTimestamp"))
-        events = objects.events_of("PersistentVolumeClaim", name_of(claim))
-        warnings = _last_warning(objects, "PersistentVolumeClaim", name_of(claim))
+        events = objects.events_of("PersistentVolumeClaim", claim)
+        warnings = _last_warning(objects, "PersistentVolumeClaim", claim)
         for event in warnings or events[-1:]:
             has_failed = "Failed" in str(event.get("reason")) and age_s >= UNBOUND_S
             yield Trouble(f"claim {name_of(claim)}: {_said(event)}", has_failed)
@@ -145,10 +160,8 @@ def _is_awaited(objects: Objects, claim: Object) -> bool:
     """Whether a volume is still to come; one that waits for its first user is as good as here."""
     if phase(claim) != "Pending":
         return False
-    reasons = {
-        each.get("reason") for each in objects.events_of("PersistentVolumeClaim", name_of(claim))
-    }
-    warnings = _last_warning(objects, "PersistentVolumeClaim", name_of(claim))
+    reasons = {each.get("reason") for each in objects.events_of("PersistentVolumeClaim", claim)}
+    warnings = _last_warning(objects, "PersistentVolumeClaim", claim)
     return bool(warnings) or not reasons & {"WaitForFirstConsumer", "WaitForPodScheduled"}
 
 
@@ -159,7 +172,7 @@ def _job_troubles(objects: Objects, job: Object) -> Iterator[Trouble]:
         yield Trouble(f"its job has failed: {end.get('reason')}: {end.get('message')}", True)
     elif not has_pods:
         age_s = objects.age_s(job["metadata"].get("creationTimestamp"))
-        for event in _last_warning(objects, "Job", name_of(job)):
+        for event in _last_warning(objects, "Job", job):
             yield Trouble(_said(event), age_s >= REFUSED_S)
 
 
@@ -167,9 +180,9 @@ def _pod_troubles(objects: Objects, pod: Object, last_words: LastWords) -> Itera
     if phase(pod) == "Failed" and (reason := pod["status"].get("reason")):
         yield Trouble(f"{reason}: {pod['status'].get('message')}", is_fatal=bool(objects.jobs))
     scheduled = condition(pod, "PodScheduled")
-    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+    if scheduled.get("status") == "False":
         lasts = objects.age_s(scheduled.get("lastTransitionTime")) >= UNSCHEDULABLE_S
-        yield Trouble(f"Unschedulable: {scheduled.get('message')}", lasts)
+        yield Trouble(f"{scheduled.get('reason')}: {scheduled.get('message')}", lasts)
     for container in containers(pod):
         yield from _container_troubles(objects, pod, container, last_words)
 
@@ -185,7 +198,7 @@ def _container_troubles(
         lasts = objects.age_s(pod["metadata"].get("creationTimestamp")) >= WAITING_S[reason]
         yield Trouble(f"{reason}: {_why_not_pulled(objects, pod) or waiting.get('message')}", lasts)
     elif reason == "ContainerCreating":
-        for event in _last_warning(objects, "Pod", name_of(pod)):
+        for event in _last_warning(objects, "Pod", pod):
             if str(event.get("reason")).startswith("Failed"):  # FailedMount, FailedAttachVolume …
                 yield Trouble(_said(event))
     elif (ended := state.get("terminated")) and ended.get("exitCode"):
@@ -230,7 +243,7 @@ def _why_not_pulled(objects: Objects, pod: Object) -> str:
     """Return what the runtime said of the image: a pod that is backing off says only that."""
     told = [
         str(each.get("message"))
-        for each in objects.events_of("Pod", name_of(pod))
+        for each in objects.events_of("Pod", pod)
         if each.get("reason") == "Failed" and "pull" in str(each.get("message"))
     ]
     return told[-1] if told else ""
@@ -239,7 +252,9 @@ def _why_not_pulled(objects: Objects, pod: Object) -> str:
 def _lost_schedulers(objects: Objects, written: DeploymentState | None) -> list[str]:
     """Return the pods of the scheduler that were there and are not, or are going."""
     current = {name_of(each) for each in objects.pods if not is_going(each)}
-    beginnings = tuple(f"{name_of(each)}-" for each in _of_scheduler(objects))
+    beginnings = tuple(
+        f"{name_of(each)}-"[:POD_NAME_LENGTH] for each in _of_component(objects, SCHEDULER)
+    )
     former = (written and written.pods) or {}
     return sorted(
         name
@@ -252,8 +267,8 @@ def _loss(name: str) -> str:
     return f"its scheduler, pod {name}, is gone, and with it all that was computed"
 
 
-def _of_scheduler(objects: Objects) -> list[Object]:
-    return [each for each in objects.deployments if component(each) == SCHEDULER]
+def _of_component(objects: Objects, name: str) -> list[Object]:
+    return [each for each in objects.deployments if component(each) == name]
 
 
 def _is_rolled_out(deployment: Object) -> bool:
@@ -266,7 +281,7 @@ def _is_rolled_out(deployment: Object) -> bool:
 
 def _pods(objects: Objects) -> dict[str, DeploymentStatus]:
     """Return the status of each pod; one of a scheduler that is being replaced does not count."""
-    is_rolled_out = all(map(_is_rolled_out, _of_scheduler(objects)))
+    is_rolled_out = all(map(_is_rolled_out, _of_component(objects, SCHEDULER)))
     return {
         name_of(each): STATUS_OF_PHASE.get(phase(each), DeploymentStatus.PENDING)
         for each in sorted(objects.pods, key=name_of)
@@ -278,8 +293,8 @@ def _job_has_ended(objects: Objects) -> bool:
     return any(has_condition(job, "Failed") for job in objects.jobs)
 
 
-def _last_warning(objects: Objects, kind: str, name: str) -> list[Object]:
-    events = [each for each in objects.events_of(kind, name) if each.get("type") == "Warning"]
+def _last_warning(objects: Objects, kind: str, about: Object) -> list[Object]:
+    events = [each for each in objects.events_of(kind, about) if each.get("type") == "Warning"]
     return events[-1:]
 
 

@@ -43,13 +43,13 @@ class Objects:
     def count(self) -> int:
         return len(self.pods) + len(self.claims) + len(self.deployments) + len(self.jobs)
 
-    def events_of(self, kind: str, name: str) -> list[Object]:
-        """Return the events of an object, the latest last."""
+    def events_of(self, kind: str, about: Object) -> list[Object]:
+        """Return the events of an object, not of a former one of its name; the latest last."""
+        wanted = {"kind": kind, "name": name_of(about), "uid": about["metadata"].get("uid")}
         found = [
             each
             for each in self.events
-            if (each["involvedObject"].get("kind"), each["involvedObject"].get("name"))
-            == (kind, name)
+            if wanted == {key: each["involvedObject"].get(key) for key in wanted}
         ]
         return sorted(
             found, key=lambda each: each.get("lastTimestamp") or each.get("eventTime") or ""

@@ -11,10 +11,11 @@ from batch_imaging.control.config import Config, MemoryBackend
 from batch_imaging.control.config.entities import Deployment, DeploymentState
 from batch_imaging.control.deployer.helm.cluster import CHART, FINGERPRINT, MARK, Release
 from batch_imaging.control.deployer.helm.deployer import HelmDeployer
-from batch_imaging.kubernetes_names import release_name
 from batch_imaging.control.deployer.helm.objects import Objects
 from batch_imaging.errors import ControlError, PassingFailure
+from batch_imaging.kubernetes_names import kubernetes_name, release_name
 
+OWNER = kubernetes_name("Test.control")
 BUFFER = Path(__file__).with_name("objects") / "bound.json"
 
 
@@ -68,12 +69,17 @@ def world():
 
 
 @pytest.fixture
-def deployer(world, tmp_path):
+def config():
+    return Config(MemoryBackend())
+
+
+@pytest.fixture
+def deployer(world, tmp_path, config):
     for chart in ("buffer", "dask-ee", "workflow"):
         (tmp_path / chart).mkdir()
         (tmp_path / chart / "Chart.yaml").touch()
     defaults = {"buffer": {"class": "fast"}}
-    return HelmDeployer(world, world, tmp_path, defaults, Config(MemoryBackend()))
+    return HelmDeployer(world, world, tmp_path, defaults, config, "Test.control")
 
 
 def deployment(deploy_id, chart="buffer", **values):
@@ -81,7 +87,7 @@ def deployment(deploy_id, chart="buffer", **values):
 
 
 def ours(chart="buffer"):
-    return {MARK: "sdp", CHART: chart}
+    return {MARK: OWNER, CHART: chart}
 
 
 def test_defaults_are_below_the_values_of_an_entry(deployer, world):
@@ -123,8 +129,50 @@ def test_a_claim_of_somebody_else_is_used_and_not_removed(deployer, world):
     deployer.install(deployment("bound"))
     state = deployer.state(deployment("bound"), None)
     assert (state.status, state.path) == ("RUNNING", "/buffer/bound")
+    assert state.to_object()["adopted"] is True
     deployer.remove("bound")
     assert world.said == []
+
+
+@pytest.mark.parametrize("labels", [ours(), {MARK: "elsewhere", CHART: "buffer"}])
+def test_a_buffer_of_earlier_is_used_as_it_is(deployer, world, config, labels):
+    world.claims = [{"metadata": {"name": "bound"}}]
+    world.add("bound", **labels, **{FINGERPRINT: "of another size"})
+    wanted = deployment("bound", size="2Gi")
+    for txn in config.txn():
+        txn.create_deployment(wanted)
+    for _ in range(2):  # and again after a restart
+        deployer.recover({"bound"})
+        deployer.install(wanted)
+        state = deployer.state(wanted, None)
+        assert state.adopted
+        for txn in config.txn():
+            txn.set_deployment_state("bound", state)
+    deployer.remove("bound")
+    is_ours = labels[MARK] == OWNER
+    assert world.said == [("uninstall", "bound"), ("wait", "bound")] * is_ours
+
+
+def test_a_buffer_of_its_own_may_be_changed_also_after_a_restart(deployer, world, config):
+    wanted = deployment("bound", size="1Gi")
+    for txn in config.txn():
+        txn.create_deployment(wanted)
+    deployer.install(wanted)
+    state = deployer.state(wanted, None)
+    assert "adopted" not in state.to_object()
+    for txn in config.txn():
+        txn.set_deployment_state("bound", state)
+    world.claims = [{"metadata": {"name": "bound"}}]
+    deployer.recover({"bound"})
+    assert deployer.is_current(wanted)
+    deployer.install(deployment("bound", size="2Gi"))
+    assert [said[3]["size"] for said in world.said] == ["1Gi", "2Gi"]
+
+
+def test_a_volume_that_is_going_is_waited_for(deployer, world):
+    world.claims = [{"metadata": {"name": "bound", "deletionTimestamp": "2026-11-21T16:00:00Z"}}]
+    with pytest.raises(PassingFailure, match="claim bound: is being deleted"):
+        deployer.install(deployment("bound"))
 
 
 @pytest.mark.parametrize(
@@ -159,12 +207,16 @@ def test_charts_have_aliases_and_unknown_ones_are_refused(deployer, world):
         deployer.install(deployment("a", "x/y"))
 
 
-def test_states_stay_while_the_cluster_is_away(deployer, world):
+@pytest.mark.parametrize("refusal", [PassingFailure("no answer"), ControlError("403: forbidden")])
+def test_states_stay_while_the_cluster_is_away(deployer, world, refusal, caplog, monkeypatch):
+    monkeypatch.setattr("batch_imaging.control.deployer.helm.deployer.LOOK_AGAIN_S", 0.0)
     wanted, written = deployment("bound"), DeploymentState(status="RUNNING")
     deployer.install(wanted)
-    world.refusal = PassingFailure("no answer")
+    world.refusal = refusal
     assert deployer.state(wanted, written) is written
-    assert deployer.state(wanted, None).status == "PENDING"
+    state = deployer.state(wanted, None)
+    assert (state.status, state.reason) == ("PENDING", f"its state is not known: {refusal}")
+    assert caplog.text.count(str(refusal)) == 1
 
 
 def test_a_removal_is_waited_for_until_it_is_done(deployer, world, monkeypatch):
@@ -184,7 +236,7 @@ def test_a_removal_is_waited_for_until_it_is_done(deployer, world, monkeypatch):
 
 def test_a_folder_without_charts_is_refused(world, tmp_path):
     with pytest.raises(ControlError, match="has no charts; set BATCH_IMAGING_CHARTS"):
-        HelmDeployer(world, world, tmp_path, {}, Config(MemoryBackend()))
+        HelmDeployer(world, world, tmp_path, {}, Config(MemoryBackend()), "sdp")
 
 
 def test_objects_are_those_of_the_release(world):

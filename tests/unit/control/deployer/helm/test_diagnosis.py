@@ -103,6 +103,56 @@ def test_a_worker_may_be_replaced():
     assert said_of(replace(objects, pods=rest), written).status == "RUNNING"
 
 
+def without_a_place(objects, name):
+    """The engine with one more worker, which the scheduler of the cluster finds no place for."""
+    begin = "2026-11-21T16:00:00Z"
+    said = {"type": "PodScheduled", "status": "False", "lastTransitionTime": begin}
+    (worker,) = (each for each in objects.pods if "worker" in name_of(each))
+    stuck = {
+        "metadata": worker["metadata"] | {"name": name},
+        "status": {
+            "phase": "Pending",
+            "conditions": [said | {"reason": "SchedulerError", "message": "no place"}],
+        },
+    }
+    return replace(objects, pods=[*objects.pods, stuck])
+
+
+def test_a_worker_without_a_place_is_no_failure_once_all_were_there():
+    objects = without_a_place(seen("engine"), "x-dask-worker-more")
+    state = said_of(objects)
+    assert state.status == "RUNNING"
+    assert state.reason == "pod x-dask-worker-more: SchedulerError: no place"
+    for deployment in objects.deployments:
+        for condition in deployment["status"]["conditions"]:
+            if condition["type"] == "Progressing":
+                condition["reason"] = "ReplicaSetUpdated"
+    assert said_of(objects).status == "FAILED"
+
+
+def test_without_any_worker_one_without_a_place_is_a_failure():
+    objects = without_a_place(seen("engine"), "x-dask-worker-more")
+    pods = [each for each in objects.pods if "txncc" not in name_of(each)]
+    assert said_of(replace(objects, pods=pods)).status == "FAILED"
+
+
+def test_a_scheduler_with_a_long_name_is_missed():
+    objects = seen("engine")
+    name = f"{'x' * 53}-scheduler"
+    for each in objects.deployments:
+        if "scheduler" in name_of(each):
+            each["metadata"]["name"] = name
+    written = DeploymentState(status="RUNNING", pods={f"{name[:58]}abcde": "RUNNING"})
+    assert f"pod {name[:58]}abcde, is gone" in said_of(objects, written).reason
+
+
+def test_events_of_a_former_object_of_the_name_do_not_count():
+    objects = seen("no-class")
+    for event in objects.events:
+        event["involvedObject"]["uid"] = "former"
+    assert said_of(objects).reason == "it is starting"
+
+
 def test_a_worker_that_dies_now_and_then_is_no_failure():
     objects = seen("out-of-memory")
     for pod in objects.pods:
