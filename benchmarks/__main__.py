@@ -17,6 +17,7 @@ from benchmarks.growth import benchmark_growth
 from benchmarks.kernels import benchmark_kernels
 from benchmarks.kubernetes import benchmark_kubernetes
 from benchmarks.seed_case import benchmark_seed_case
+from benchmarks.spectral import benchmark_spectral
 from benchmarks.subtraction import benchmark_subtraction
 from benchmarks.table import Table, markdown_page
 
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Table]]] = {
     "kubernetes": benchmark_kubernetes,
     "cubes": benchmark_cubes,
     "subtraction": benchmark_subtraction,
+    "spectral": benchmark_spectral,
 }
 LIBRARIES = ("numpy", "ducc0", "radler", "dask", "python-casacore")
 

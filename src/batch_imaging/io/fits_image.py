@@ -9,7 +9,7 @@ lists every keyword. A file takes its final name when it is complete. Until then
 import os
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,13 +28,22 @@ from batch_imaging.errors import DataError, ProductError
 from batch_imaging.model.beam import RestoringBeam
 from batch_imaging.model.direction import Direction
 from batch_imaging.model.image import ImageGeometry
+from batch_imaging.model.spectral_axis import Frame, velocity_from_freq
 
 Beams = tuple[RestoringBeam | None, ...]
 
 BLOCK_BYTES = 2880
 CARD_BYTES = 80
 MJD_EPOCH = datetime(1858, 11, 17)
-VELREF_TOPOCENTRIC_RADIO = 259  # AIPS memo 117: 3 observer's frame, + 256 radio velocities
+SPECSYS = {"TOPO": "TOPOCENT", "BARY": "BARYCENT", "LSRK": "LSRK"}
+VELREF = {"LSRK": 1, "BARY": 2, "TOPO": 3}  # AIPS memo 117
+VELREF_RADIO = 256
+STOKES_CODES = {"I": 1, "Q": 2, "U": 3, "V": 4, "RR": -1, "LL": -2, "RL": -3, "LR": -4} | {
+    "XX": -5,
+    "YY": -6,
+    "XY": -7,
+    "YX": -8,
+}
 REGULAR_WITHIN = 1e-6  # channel widths that a regular axis may be off its straight line
 SAME_GRID_WITHIN = 0.01  # pixels that a foreign image may be off our geometry
 
@@ -57,14 +66,18 @@ class ImageHeader:
 
     Attributes
     ----------
-    freq_hz, chan_width_hz: (chan,) float64, centres (ascending or descending) and positive widths,
-        topocentric.
+    freq_hz, chan_width_hz: (chan,) float64, centres (ascending or descending) and positive widths.
     unit: of the pixels; "" for a point spread function.
     start_mjd_s, end_mjd_s: of the observation, UTC, modified Julian date in seconds.
     reference_itrf_m: (3,) geocentric position of the array, metres.
     beams: one a channel, None where none could be fitted; or empty.
     rest_freq_hz: of the line; by default the frequency of the middle channel.
     history: lines of any length.
+    frame: in which the frequencies hold.
+    stokes: names of the planes at each frequency, at equal steps of their codes in FITS.
+    velocity: convention of the velocities that the axis shows instead of frequencies.
+    time_mjd_s: (chan, 2) begin and end of each plane of a series in time; then all planes have one
+        frequency, and every "channel" of this module is a step in time.
     """
 
     freq_hz: NDArray[np.float64]
@@ -80,6 +93,10 @@ class ImageHeader:
     beams: Beams = ()
     rest_freq_hz: float | None = None
     history: tuple[str, ...] = ()
+    frame: Frame = "TOPO"
+    stokes: tuple[str, ...] = ("I",)
+    velocity: Literal["radio", "optical"] | None = None
+    time_mjd_s: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if self.n_chan == 0 or self.chan_width_hz.shape != self.freq_hz.shape:
@@ -88,7 +105,8 @@ class ImageHeader:
                 f"{self.chan_width_hz.shape} channel widths: give both for every channel"
             )
         step_hz = np.diff(self.freq_hz)
-        if not (self.chan_width_hz > 0).all() or not ((step_hz > 0).all() or (step_hz < 0).all()):
+        ordered = (step_hz > 0).all() or (step_hz < 0).all() or self.time_mjd_s is not None
+        if not (self.chan_width_hz > 0).all() or not ordered:
             raise ProductError(
                 f"image header of {self.object_name!r}: widths must be positive and frequencies "
                 "must ascend or descend: sort the channels first"
@@ -97,6 +115,11 @@ class ImageHeader:
     @property
     def n_chan(self) -> int:
         return len(self.freq_hz)
+
+    @property
+    def n_planes(self) -> int:
+        """Channels × Stokes parameters; all channels of the first Stokes parameter come first."""
+        return self.n_chan * len(self.stokes)
 
 
 def write_fits_image(
@@ -169,40 +192,58 @@ class FitsCubeWriter:
         try:
             with partial.open("wb") as stream:
                 stream.write(self._primary_header())
-                for _ in range(self.header.n_chan):
+                for _ in range(self.header.n_planes):
                     stream.write(blank.data)
                 stream.write(bytes(-stream.tell() % BLOCK_BYTES))
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise _not_written(self.path, error) from error
 
+    def is_begun(self) -> bool:
+        """Return whether the partial file is there as `create` made it, but for its planes."""
+        partial, head = partial_path(self.path), self._primary_header()
+        if not partial.is_file():
+            return False
+        n_bytes = len(head) + 4 * self.header.n_planes * self.geometry.npixel**2
+        with partial.open("rb") as stream:
+            same = stream.read(len(head)) == head
+        return same and partial.stat().st_size == n_bytes + -n_bytes % BLOCK_BYTES
+
     def finish(
         self,
         beams: Beams = (),
         rms: NDArray[np.float64] | None = None,
         peak: NDArray[np.float64] | None = None,
+        outcome: Sequence[str] | None = None,
     ) -> None:
-        """Complete the file, with the arguments of `ImageHeader` and `write_fits_image`."""
+        """Complete the file, with the arguments of `ImageHeader` and `write_fits_image`.
+
+        ``outcome`` is a word for each channel, for the CHANNELS table.
+        """
         n_chan = self.header.n_chan
         for name, values in (("beams", beams or None), ("rms", rms), ("peak", peak)):
             if values is not None and len(values) != n_chan:
                 raise ProductError(f"{self.path}: {name} has {len(values)} values, not {n_chan}")
-        tables = [_channels_table(self.header, beams, rms, peak)]
+        tables = [_channels_table(self.header, beams, rms, peak, outcome)]
         if (typical := _typical_beam(beams)) is not None and _beams_differ(beams):
-            tables.insert(0, _beams_table(beams, typical))
-        with publishing(self.path) as partial:
+            tables.insert(0, _beams_table(beams, typical, len(self.header.stokes)))
+        partial = partial_path(self.path)
+        try:  # what fails here leaves the planes to another attempt
             with partial.open("r+b") as stream:
                 stream.write(self._primary_header(beams, self._extremes()))
             with fits.open(partial, mode="append") as hdus:
                 for table in tables:
                     hdus.append(table)
+            _publish(partial, self.path)
+        except OSError as error:
+            raise _not_written(self.path, error) from error
 
     def _extremes(self) -> tuple[float, float] | None:
         """Return the lowest and the highest finite pixel that was written, None without any."""
         lows, highs = [], []
         with partial_path(self.path).open("rb") as stream:
             stream.seek(len(self._primary_header()))
-            for _ in range(self.header.n_chan):
+            for _ in range(self.header.n_planes):
                 plane = np.fromfile(stream, dtype=">f4", count=self.geometry.npixel**2)
                 finite = plane[np.isfinite(plane)]
                 if finite.size:
@@ -226,12 +267,10 @@ class FitsCubeWriter:
         header, geometry = self.header, self.geometry
         centre, cell_deg = geometry.phase_centre, float(np.rad2deg(geometry.cell_rad))
         ra_deg, dec_deg = _degrees(centre.ra_rad % (2 * np.pi)), _degrees(centre.dec_rad)
-        freq_hz, step_hz = _linear_axis(header)
         axes = [
             ("RA---SIN", geometry.npixel, geometry.npixel / 2 + 1, ra_deg, -cell_deg, "deg"),
             ("DEC--SIN", geometry.npixel, geometry.npixel / 2 + 1, dec_deg, cell_deg, "deg"),
-            ("FREQ", header.n_chan, 1.0, freq_hz, step_hz, "Hz"),
-            ("STOKES", 1, 1.0, 1.0, 1.0, ""),
+            *_plane_axes(header),
         ]
         cards: list[tuple[Any, ...]] = [
             ("SIMPLE", True, "FITS standard 4.0"),
@@ -261,6 +300,8 @@ class FitsCubeWriter:
                 (f"CUNIT{i}", cunit),
             ]
         rest_freq_hz = header.rest_freq_hz or header.freq_hz[header.n_chan // 2]
+        if header.time_mjd_s is not None:
+            cards.append(("MJDREF", header.start_mjd_s / 86400, "zero of axis 3"))
         middle_mjd_s = (header.start_mjd_s + header.end_mjd_s) / 2
         provenance = header.provenance
         cards += [
@@ -268,9 +309,9 @@ class FitsCubeWriter:
             ("LONPOLE", 180.0),
             ("LATPOLE", dec_deg),
             ("RESTFRQ", float(rest_freq_hz), "[Hz]"),
-            ("SPECSYS", "TOPOCENT"),
+            ("SPECSYS", SPECSYS[header.frame]),
             ("SSYSOBS", "TOPOCENT"),
-            ("VELREF", VELREF_TOPOCENTRIC_RADIO, "1 LSR, 2 HEL, 3 OBS, +256 radio"),
+            ("VELREF", _velref(header), "1 LSR, 2 HEL, 3 OBS, +256 radio"),
             ("TIMESYS", "UTC"),
             ("DATE-OBS", _iso(header.start_mjd_s), "start"),
             ("DATE-AVG", _iso(middle_mjd_s), "middle"),
@@ -306,16 +347,29 @@ def write_plane(path: Path, index: int, plane: NDArray[np.float32]) -> None:
     try:
         with partial_path(path).open("r+b") as stream:
             header = fits.Header.fromfile(stream)
-            shape, n_chan = (header["NAXIS2"], header["NAXIS1"]), header["NAXIS3"]
-            if plane.shape != shape or not 0 <= index < n_chan:
+            shape = (header["NAXIS2"], header["NAXIS1"])
+            n_planes = header["NAXIS3"] * header["NAXIS4"]
+            if plane.shape != shape or not 0 <= index < n_planes:
                 raise ProductError(
-                    f"{path}: plane {index} of shape {plane.shape} does not fit the {n_chan} "
+                    f"{path}: plane {index} of shape {plane.shape} does not fit the {n_planes} "
                     f"planes of shape {shape} that the cube was made for"
                 )
             stream.seek(index * 4 * plane.size, os.SEEK_CUR)
             stream.write(np.ascontiguousarray(plane, dtype=">f4").data)
     except OSError as error:
         raise _not_written(path, error) from error
+
+
+def read_plane(path: Path, index: int) -> NDArray[np.float32]:
+    """Read one plane (row, column) of a file of this module; EOFError if it is cut off before."""
+    with path.open("rb") as stream:
+        header = fits.Header.fromfile(stream)
+        shape = (header["NAXIS2"], header["NAXIS1"])
+        stream.seek(index * 4 * shape[0] * shape[1], os.SEEK_CUR)
+        pixels = np.fromfile(stream, dtype=">f4", count=shape[0] * shape[1])
+    if pixels.size < shape[0] * shape[1]:
+        raise EOFError(f"{path}: ends before plane {index}")
+    return pixels.reshape(shape).astype(np.float32)
 
 
 def read_fits_image(
@@ -368,13 +422,17 @@ def publishing(path: Path) -> Iterator[Path]:
     partial = partial_path(path)
     try:
         yield partial
-        with partial.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        _publish(partial, path)
     except OSError as error:
         raise _not_written(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    with partial.open("rb+") as stream:
+        os.fsync(stream.fileno())
+    partial.replace(path)
 
 
 def _not_written(path: Path, error: OSError) -> ProductError:
@@ -384,17 +442,46 @@ def _not_written(path: Path, error: OSError) -> ProductError:
     )
 
 
-def _linear_axis(header: ImageHeader) -> tuple[float, float]:
-    """Return the frequency of the first channel and the step, of best fit if irregular, hertz."""
-    freq_hz, n_chan = header.freq_hz, header.n_chan
+def _plane_axes(header: ImageHeader) -> list[tuple[str, int, float, float, float, str]]:
+    """Return name, length, CRPIX, CRVAL, CDELT and unit of the axes after those of the sky."""
+    codes = [STOKES_CODES[name] for name in header.stokes]
+    step = float(codes[1] - codes[0]) if len(codes) > 1 else 1.0
+    stokes = ("STOKES", len(codes), 1.0, float(codes[0]), step, "")
+    freq_hz, width_hz = header.freq_hz, header.chan_width_hz
+    if header.time_mjd_s is not None:
+        middle_s = header.time_mjd_s.mean(axis=1) - header.start_mjd_s
+        first, step = _linear_axis(middle_s, np.ptp(header.time_mjd_s, axis=1))
+        freq = ("FREQ", 1, 1.0, float(freq_hz[0]), float(width_hz[0]), "Hz")
+        return [("TIME", header.n_chan, 1.0, first, step, "s"), stokes, freq]
+    if header.velocity is None or header.rest_freq_hz is None:
+        first, step = _linear_axis(freq_hz, width_hz)
+        return [("FREQ", header.n_chan, 1.0, first, step, "Hz"), stokes]
+    low, high = (
+        velocity_from_freq(freq_hz + offset * width_hz, header.rest_freq_hz, header.velocity)
+        for offset in (0.5, -0.5)
+    )
+    first, step = _linear_axis((low + high) / 2, high - low)
+    if header.n_chan == 1:
+        step = float(high[0] - low[0])
+    name = "VRAD" if header.velocity == "radio" else "VOPT"
+    return [(name, header.n_chan, 1.0, first, step, "m/s"), stokes]
+
+
+def _velref(header: ImageHeader) -> int:
+    return VELREF[header.frame] + (0 if header.velocity == "optical" else VELREF_RADIO)
+
+
+def _linear_axis(centre: NDArray[np.float64], width: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the first centre and the step, of best fit if irregular."""
+    n_chan = len(centre)
     if n_chan == 1:
-        return float(freq_hz[0]), float(header.chan_width_hz[0])
-    step_hz = (freq_hz[-1] - freq_hz[0]) / (n_chan - 1)
-    off_line_hz = freq_hz - (freq_hz[0] + step_hz * np.arange(n_chan))
-    if (np.abs(off_line_hz) <= REGULAR_WITHIN * header.chan_width_hz).all():
-        return float(freq_hz[0]), float(step_hz)
-    correction_hz, offset_hz = np.polyfit(np.arange(n_chan), off_line_hz, 1)
-    return float(freq_hz[0] + offset_hz), float(step_hz + correction_hz)
+        return float(centre[0]), float(width[0])
+    step = (centre[-1] - centre[0]) / (n_chan - 1)
+    off_line = centre - (centre[0] + step * np.arange(n_chan))
+    if (np.abs(off_line) <= REGULAR_WITHIN * width).all():
+        return float(centre[0]), float(step)
+    correction, offset = np.polyfit(np.arange(n_chan), off_line, 1)
+    return float(centre[0] + offset), float(step + correction)
 
 
 def _typical_beam(beams: Beams) -> RestoringBeam | None:
@@ -417,9 +504,9 @@ def _beams_differ(beams: Beams) -> bool:
     return len({beam for beam in beams if beam is not None}) > 1
 
 
-def _beams_table(beams: Beams, typical: RestoringBeam) -> fits.BinTableHDU:
+def _beams_table(beams: Beams, typical: RestoringBeam, n_pol: int) -> fits.BinTableHDU:
     """Return the BEAMS table; readers choke on blank rows, so missing beams become the median."""
-    rows = [beam or typical for beam in beams]
+    n_chan, rows = len(beams), [beam or typical for beam in beams] * n_pol
     bmaj_deg, bmin_deg, bpa_deg = np.rad2deg(
         [(beam.bmaj_rad, beam.bmin_rad, beam.bpa_rad) for beam in rows]
     ).T
@@ -428,10 +515,10 @@ def _beams_table(beams: Beams, typical: RestoringBeam) -> fits.BinTableHDU:
             fits.Column("BMAJ", "1E", "arcsec", array=3600 * bmaj_deg),
             fits.Column("BMIN", "1E", "arcsec", array=3600 * bmin_deg),
             fits.Column("BPA", "1E", "deg", array=bpa_deg),
-            fits.Column("CHAN", "1J", array=np.arange(len(rows))),
-            fits.Column("POL", "1J", array=np.zeros(len(rows))),
+            fits.Column("CHAN", "1J", array=np.tile(np.arange(n_chan), n_pol)),
+            fits.Column("POL", "1J", array=np.repeat(np.arange(n_pol), n_chan)),
         ],
-        fits.Header([("NCHAN", len(rows)), ("NPOL", 1)]),
+        fits.Header([("NCHAN", n_chan), ("NPOL", n_pol)]),
         name="BEAMS",
         ver=1,
     )
@@ -442,6 +529,7 @@ def _channels_table(
     beams: Beams,
     rms: NDArray[np.float64] | None,
     peak: NDArray[np.float64] | None,
+    outcome: Sequence[str] | None = None,
 ) -> fits.BinTableHDU:
     """Return the CHANNELS table: true frequencies, and what is known of each channel."""
     columns = [
@@ -451,6 +539,11 @@ def _channels_table(
     if beams:
         has_beam = [beam is not None for beam in beams]
         columns.append(fits.Column("HAS_BEAM", "1L", array=has_beam))
+    if header.time_mjd_s is not None:
+        for name, times in zip(("BEGIN", "END"), header.time_mjd_s.T, strict=True):
+            columns.append(fits.Column(name, "1D", "s", array=times))
+    if outcome is not None:
+        columns.append(fits.Column("OUTCOME", "8A", array=list(outcome)))
     for name, values in (("RMS", rms), ("PEAK", peak)):
         if values is not None:
             columns.append(fits.Column(name, "1D", header.unit or None, array=values))

@@ -770,12 +770,15 @@ class RowGroup:
 
     Attributes
     ----------
+    field_id: of FIELD; window_id: of SPECTRAL_WINDOW.
     rows: (row,) their numbers in the set; autocorrelations are among them.
     time_mjd_s: (row,).
     """
 
+    field_id: int
     field_name: str
     phase_centre: Direction
+    window_id: int
     window: SpectralWindow
     rows: Integers
     time_mjd_s: Floats
@@ -841,11 +844,14 @@ def describe_structure(path: Path) -> SetStructure:
             for k, (field_id, description_id) in enumerate(kinds):
                 rows = np.flatnonzero(kind_of_row.reshape(-1) == k)
                 rows = rows[np.argsort(times[rows], kind="stable")]
+                window_id, window = _read_window(main, int(description_id))
                 groups.append(
                     RowGroup(
+                        int(field_id),
                         fields.getcell("NAME", int(field_id)),
                         _read_phase_centre(fields, int(field_id), path),
-                        _read_window(main, int(description_id)),
+                        window_id,
+                        window,
                         rows,
                         times[rows],
                     )
@@ -859,7 +865,7 @@ def describe_structure(path: Path) -> SetStructure:
         )
 
 
-def _read_window(main: Table, description_id: int) -> SpectralWindow:
+def _read_window(main: Table, description_id: int) -> tuple[int, SpectralWindow]:
     with _subtable(main, "DATA_DESCRIPTION") as descriptions:
         window_id = descriptions.getcell("SPECTRAL_WINDOW_ID", description_id)
         polarization_id = descriptions.getcell("POLARIZATION_ID", description_id)
@@ -867,7 +873,7 @@ def _read_window(main: Table, description_id: int) -> SpectralWindow:
         codes = polarizations.getcell("CORR_TYPE", polarization_id)
     with _subtable(main, "SPECTRAL_WINDOW") as windows:
         code = int(windows.getcell("MEAS_FREQ_REF", window_id))
-        return SpectralWindow(
+        return int(window_id), SpectralWindow(
             windows.getcell("CHAN_FREQ", window_id),
             np.abs(windows.getcell("CHAN_WIDTH", window_id)),
             _FRAMES.get(code, f"code {code}"),
@@ -875,8 +881,14 @@ def _read_window(main: Table, description_id: int) -> SpectralWindow:
         )
 
 
-def read_rows(path: Path, rows: Integers, column: str) -> RowBlock:
+def read_rows(
+    path: Path, rows: Integers, column: str, channels: tuple[int, int] | None = None
+) -> RowBlock:
     """Read rows of one field and spectral window; DATA without UVW keeps its weight.
+
+    Parameters
+    ----------
+    channels: the first and the one after the last; all by default.
 
     Raises
     ------
@@ -884,13 +896,16 @@ def read_rows(path: Path, rows: Integers, column: str) -> RowBlock:
     """
     with _open(path) as main:
         source = _RowSource.of(main, rows)
-        stored = source.read(column)
-        if source.has_cube("WEIGHT_SPECTRUM", stored.shape[1:]):
-            weight = source.read("WEIGHT_SPECTRUM")
+        n_chan, n_corr = main.getcell("FLAG", int(rows[0])).shape
+        chans, corrs = range(*(channels or (0, n_chan))), range(n_corr)
+        stored = source.read_cube(column, chans, corrs)
+        if source.has_cube("WEIGHT_SPECTRUM", (n_chan, n_corr)):
+            weight = source.read_cube("WEIGHT_SPECTRUM", chans, corrs)
         else:
             weight = source.read("WEIGHT")[:, np.newaxis]
         finite = np.isfinite(stored)
-        good = finite & ~source.read("FLAG") & np.isfinite(weight) & (weight > 0)
+        good = finite & ~source.read_cube("FLAG", chans, corrs)
+        good &= np.isfinite(weight) & (weight > 0)
         good &= ~source.read("FLAG_ROW")[:, np.newaxis, np.newaxis]
         return RowBlock(
             uvw_m=_read_uvw_m(source)[0],
@@ -900,6 +915,17 @@ def read_rows(path: Path, rows: Integers, column: str) -> RowBlock:
             vis=np.where(finite, stored, 0).conj().astype(np.complex64, copy=False),
             weight=np.where(good, weight, 0).astype(np.float32, copy=False),
         )
+
+
+def read_cells(path: Path, rows: Integers, column: str) -> NDArray[Any]:
+    """Return (row, …) a column that is the same for all channels: TIME, SCAN_NUMBER, UVW and such.
+
+    Raises
+    ------
+    DataError: they cannot be read.
+    """
+    with _open(path) as main:
+        return _RowSource.of(main, rows).read(column)
 
 
 def write_rows(
