@@ -1,6 +1,9 @@
 """Commands that are the processes of the control system; people rarely call them themselves."""
 
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -64,7 +67,7 @@ def controller(
 
     with Config() as config, Health(health_port) as health:
         capacity = Capacity.of(max_workers, max_buffers)
-        run_controller(config, capacity, workflows, retention, health.beat)
+        run_controller(config, capacity, workflows, retention, _Turn(health.beat))
 
 
 def deployer(
@@ -85,7 +88,7 @@ def deployer(
     from batch_imaging.control.deployer.local import LocalDeployer
 
     with Config() as config:
-        run_deployer(config, LocalDeployer(folder))
+        run_deployer(config, LocalDeployer(folder), beat=_Turn())
 
 
 def helm_deployer(
@@ -137,7 +140,7 @@ def helm_deployer(
             config,
             owner or namespace,
         )
-        run_deployer(config, deployer, HELM_DEPLOYER, health.beat)
+        run_deployer(config, deployer, HELM_DEPLOYER, _Turn(health.beat))
 
 
 def drain(
@@ -161,3 +164,26 @@ def drain(
     with find_config() as config:
         for deploy_id in drain_system(config, deadline):
             typer.echo(deploy_id)
+
+
+class _Turn:
+    """Called whenever a service's loop comes round, ends it there if a signal has said so.
+
+    An exception that a signal raises anywhere may leave a lock held, for instance in grpc, and then
+    the process does not come to its end. A second signal has its usual effect.
+    """
+
+    def __init__(self, beat: Callable[[], None] = lambda: None) -> None:
+        self._beat = beat
+        self._heard = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._hear)
+
+    def __call__(self) -> None:
+        self._beat()
+        if self._heard:
+            raise SystemExit(128 + self._heard)
+
+    def _hear(self, number: int, _: FrameType | None) -> None:
+        self._heard = number
+        signal.signal(number, signal.SIG_DFL)

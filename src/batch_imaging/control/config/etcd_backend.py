@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from batch_imaging.control.config.client import ConnectionSettings
 
 BACKGROUND_DEADLINE_S = 1.0
+CLOSE_DEADLINE_S = 5.0
 """How long a call is tried again, while etcd is away, by a thread that repeats it anyway."""
 
 RETRY_S = 0.1
@@ -282,7 +283,7 @@ class EtcdWatch:
             if self._stream:
                 self._stream.cancel()
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(CLOSE_DEADLINE_S)
         self._stream = None
 
     def _run(self) -> None:

@@ -197,8 +197,8 @@ def test_unknown_parameter_is_named_with_a_suggestion():
     assert "did you mean 'nfreqwin'?" in mistake
 
 
-def test_buffer_name_made_of_the_block_is_checked():
-    document = changed([*P1, "id"], "pb-" + 60 * "x")
+def test_buffer_names_are_checked():
+    document = changed([*P1, "parameters"], {"buffer_vis": "Not_a_name"})
     assert any("buffer_vis" in mistake for mistake in mistakes(AssignResources, document))
 
 

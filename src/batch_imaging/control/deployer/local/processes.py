@@ -18,6 +18,8 @@ from batch_imaging.errors import ControlError
 MARK = "BATCH_IMAGING_DEPLOYMENT"
 GRACE_S = 10.0
 POLL_S = 0.2
+EXEC_S = 2.0
+"""A process that is just beginning a program has no environment for a moment."""
 
 
 def is_deploy_id(text: str) -> bool:
@@ -32,7 +34,11 @@ def mark_of(folder: Path, deploy_id: str) -> str:
 def is_marked(pid: int, mark: str) -> bool:
     """Whether this process lives and is of the deployment; ids of dead processes are used again."""
     try:
-        return bool(psutil.Process(pid).environ().get(MARK) == mark)
+        process = psutil.Process(pid)
+        deadline = time.monotonic() + EXEC_S
+        while not (environment := process.environ()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return bool(environment.get(MARK) == mark)
     except (psutil.Error, OSError):  # gone, a zombie, or somebody else's
         return False
 
