@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from batch_imaging.io.fits_image import ImageHeader, publishing, read_plane
 from batch_imaging.pipelines.cube_imaging import CubeResult
@@ -100,6 +101,7 @@ def draw_planes(result: CubeResult) -> bytes:
         sizes = [getattr(p.beam, name) * _ARCSEC if p.beam else np.nan for p in result.planes]
         lower.plot(numbers, sizes, ".-", label=label)
     lower.set(xlabel="plane", ylabel="beam [arcsec]")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (upper, lower):
         axes.legend(frameon=False, fontsize="small")
     return _png(figure)
