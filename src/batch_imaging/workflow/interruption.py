@@ -31,10 +31,23 @@ LOG = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PROGRESS_S = 1.0
+SOON_S = 0.02
+LOCKING = {"__enter__", "__exit__", "acquire", "release", "_acquire_restore", "_release_save"}
+
+
+class _Interrupted(BaseException):
+    """Carries a cause past every `except Exception` on the way."""
+
+    def __init__(self, cause: BatchImagingError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 class Interruptions:
     """Within this context the main thread is interrupted; after it, signals are ignored.
+
+    The cause comes out of the context as it is; within, it is no Exception, so that nothing
+    swallows it, and it is raised nowhere where a lock would stay held.
 
     What follows is only cleaning up, which a second signal must not keep from being done.
     """
@@ -44,11 +57,12 @@ class Interruptions:
         self._armed = False
         self._closing = threading.Event()
         self._cause: BatchImagingError | None = None
+        self._heard: int = signal.SIGTERM
         self._thread = threading.Thread(target=self._follow, name="interruptions", daemon=True)
 
     def __enter__(self) -> Self:
         self._armed = True
-        for number in SIGNALS:
+        for number in (*SIGNALS, signal.SIGALRM):
             signal.signal(number, self._raise)
         self._thread.start()
         return self
@@ -60,17 +74,26 @@ class Interruptions:
         traceback: TracebackType | None,
     ) -> None:
         self._armed = False
-        for number in SIGNALS:
+        for number in (*SIGNALS, signal.SIGALRM):
             signal.signal(number, signal.SIG_IGN)
         self._closing.set()
         self._thread.join(PROGRESS_S)
+        if isinstance(error, _Interrupted):
+            raise error.cause from None
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
-        if self._armed:
-            self._armed = False  # once is enough: what comes after is cleaning up
-            raise self._cause or Cancelled(
-                f"{self._claimed.id}: stopped by {signal.Signals(number).name}"
-            )
+        if not self._armed:
+            return
+        if number != signal.SIGALRM:
+            self._heard = number
+        if _is_locking(frame):
+            signal.setitimer(signal.ITIMER_REAL, SOON_S)  # and then it is SIGALRM
+            return
+        self._armed = False  # once is enough: what comes after is cleaning up
+        raise _Interrupted(
+            self._cause
+            or Cancelled(f"{self._claimed.id}: stopped by {signal.Signals(self._heard).name}")
+        )
 
     def _follow(self) -> None:
         while not self._closing.is_set():
@@ -121,3 +144,14 @@ class Interruptions:
         except (Cancelled, OwnershipLost):
             return  # the next look at the view says the same
         self._closing.wait(max(0.0, PROGRESS_S / 2 - (time.monotonic() - begin)))
+
+
+def _is_locking(frame: FrameType | None) -> bool:
+    """Whether an exception that is raised here may leave a lock held."""
+    if frame and frame.f_code.co_name in LOCKING:
+        return True
+    while frame:
+        if frame.f_globals.get("__name__") == "logging":
+            return True
+        frame = frame.f_back
+    return False

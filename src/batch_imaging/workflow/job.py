@@ -75,7 +75,7 @@ class Job:
 
     def _report_failure(self, executor: Executor, error: BaseException) -> None:
         """Write what was reached, and of what was begun leave nothing, if the workers still can."""
-        is_urgent = isinstance(error, Cancelled | EngineError | SystemExit | KeyboardInterrupt)
+        is_urgent = isinstance(error, Cancelled | EngineError) or not isinstance(error, Exception)
         try:
             executor.abandon(ABANDON_S)
             report = executor.run(
