@@ -7,7 +7,7 @@ OUTPUT ?= demo-output
 PYTEST_ARGS ?= -n 2 --dist loadscope
 BENCH_ARGS ?=
 LOCK_ARGS ?=
-CLUSTER_ARGS ?= -n 3 --dist loadfile
+CLUSTER_ARGS ?= -n 2 --dist loadfile
 IMAGE ?= batch-imaging:dev
 
 BIN := $(VENV)/bin
