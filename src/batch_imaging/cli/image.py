@@ -1,5 +1,6 @@
 """The command that images Measurement Sets along an axis."""
 
+import math
 import re
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -10,7 +11,7 @@ import typer
 
 from batch_imaging.cli.jobs import Settings
 from batch_imaging.cli.options import LogForm, Quiet, Verbose, log_level
-from batch_imaging.cli.subtract import frequency_hz
+from batch_imaging.cli.quantities import read_quantity
 from batch_imaging.errors import ParameterError, ResourceError
 from batch_imaging.logging_format import configure_logging
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from batch_imaging.pipelines.cube_imaging import CubeResult
     from batch_imaging.pipelines.planes import VelocityAxis
 
-_ANGLE = re.compile(r"([\d.]+(?:e[-+]?\d+)?)\s*(rad|deg|arcmin|arcsec)?", re.IGNORECASE)
-_RAD = {"rad": 1.0, "deg": 0.017453292519943295}
-_RAD |= {"arcmin": _RAD["deg"] / 60, "arcsec": _RAD["deg"] / 3600}
 _VELOCITIES = re.compile(r"\s*([-+\d.e]+)\s*,\s*([-+\d.e]+)\s*,\s*(\d+)\s*")
 _LIMIT = 1.5  # times what a worker is expected to take: there it is ended
 _UNIX_EPOCH_MJD_S = 40_587 * 86_400.0
@@ -131,7 +129,9 @@ def image(
         stokes=_stokes(stokes),
         average=average,
         frame=frame,
-        rest_freq_hz=frequency_hz(rest_freq) if rest_freq else None,
+        rest_freq_hz=read_quantity("--rest-freq", rest_freq, "Hz", "1420.40575MHz")
+        if rest_freq
+        else None,
         convention=velocity,
         velocities=_velocity_axis(velocities) if velocities else None,
     )
@@ -144,7 +144,11 @@ def image(
     }
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
     parameters = load_parameters({}, [*(settings or []), *given])
-    cell_rad = _cell_rad(cellsize) if cellsize else None
+    cell_rad = (
+        math.radians(read_quantity("--cellsize", cellsize, "arcsec", "2arcsec") / 3600)
+        if cellsize
+        else None
+    )
     if any(setting.startswith("imaging.cellsize=") for setting in settings or ()):
         cell_rad = parameters.imaging.cellsize
     plan = plan_planes(sets, selection)
@@ -216,13 +220,6 @@ def _velocity_axis(text: str) -> "VelocityAxis":
         raise ParameterError(
             f"--velocities {text}: give START,STEP,N as in --velocities=-300,2,301, km/s"
         ) from error
-
-
-def _cell_rad(text: str) -> float:
-    found = _ANGLE.fullmatch(text.strip())
-    if found is None or float(found[1]) == 0:
-        raise ParameterError(f"--cellsize {text}: is no angle; write it as 2arcsec")
-    return float(found[1]) * _RAD[(found[2] or "arcsec").lower()]
 
 
 def _require_memory(needed_bytes: int, memory: str | None, workers: int) -> None:

@@ -1,11 +1,13 @@
 """The command that makes one cube of those of several fields."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from batch_imaging.cli.options import LogForm, Quiet, Verbose, log_level
+from batch_imaging.cli.quantities import read_quantity
 from batch_imaging.errors import ParameterError
 from batch_imaging.logging_format import configure_logging
 
@@ -87,7 +89,7 @@ def mosaic(
         cutoff,
         beam_deg,
         common_beam,
-        _arcsec(beam_limit) if beam_limit else None,
+        read_quantity("--beam-limit", beam_limit, "arcsec", "20arcsec") if beam_limit else None,
         like,
         stokes,
     )
@@ -106,28 +108,13 @@ def mosaic(
 
 def _primary_beam(shape: "Shape", diameter_m: float | None, fwhm: str | None) -> "PrimaryBeam":
     from batch_imaging.kernels.mosaic import PrimaryBeam
-    from batch_imaging.pipelines.cubes.selection import parse_quantity
 
     if (diameter_m is None) == (fwhm is None):
         raise ParameterError("how wide is the primary beam? give --dish-diameter or --fwhm")
     if diameter_m is not None:
         return PrimaryBeam.of_dish(shape, diameter_m)
     assert fwhm is not None
-    try:
-        angle, freq = fwhm.split("@")
-        width_rad = float(parse_quantity(angle, "deg").to_value("rad"))
-        freq_hz = float(parse_quantity(freq, "Hz").value)
-        if not (width_rad > 0 and freq_hz > 0):
-            raise ValueError("both must be above 0")
-    except (ValueError, TypeError) as error:
-        raise ParameterError(f"--fwhm {fwhm}: give it as in 1.1deg@1.4GHz ({error})") from error
-    return PrimaryBeam(shape, width_rad, freq_hz)
-
-
-def _arcsec(text: str) -> float:
-    from batch_imaging.pipelines.cubes.selection import parse_quantity
-
-    try:
-        return float(parse_quantity(text, "arcsec").value)
-    except (ValueError, TypeError) as error:
-        raise ParameterError(f"--beam-limit {text}: give it as in 20arcsec ({error})") from error
+    angle, _, freq = fwhm.partition("@")
+    width_deg = read_quantity("--fwhm", angle, "deg", "1.1deg@1.4GHz")
+    freq_hz = read_quantity("--fwhm", freq, "Hz", "1.1deg@1.4GHz")
+    return PrimaryBeam(shape, math.radians(width_deg), freq_hz)

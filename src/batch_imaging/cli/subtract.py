@@ -1,19 +1,17 @@
 """The command that takes the continuum out of Measurement Sets."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from batch_imaging.cli.options import LogForm, Quiet, Verbose, log_level
+from batch_imaging.cli.quantities import read_quantity
 from batch_imaging.errors import ParameterError
 from batch_imaging.logging_format import configure_logging
 
 if TYPE_CHECKING:
     from batch_imaging.pipelines.subtraction import Method, SetResult
-
-_FREQUENCY = re.compile(r"([\d.]+(?:e\d+)?)\s*(Hz|kHz|MHz|GHz)?", re.IGNORECASE)
 
 
 def subtract(
@@ -100,7 +98,7 @@ def subtract(
             parse_ranges(line_free) if line_free else (),
             auto_mask,
             frame,
-            frequency_hz(rest_freq) if rest_freq else None,
+            read_quantity("--rest-freq", rest_freq, "Hz", "1420.40575MHz") if rest_freq else None,
             velocity,
         ),
         column,
@@ -132,15 +130,6 @@ def _methods(order: str | None, has_model: bool, has_fit: bool) -> "tuple[Method
             f"--order {order}: must name what is asked for, {' and '.join(given)}, each once"
         )
     return given if order.split(",") == list(given) else given[::-1]
-
-
-def frequency_hz(text: str) -> float:
-    """Read the value of --rest-freq."""
-    found = _FREQUENCY.fullmatch(text.strip())
-    if found is None:
-        raise ParameterError(f"--rest-freq {text}: is no frequency; write it as 1420.40575MHz")
-    scale = {"": 1.0, "hz": 1.0, "khz": 1e3, "mhz": 1e6, "ghz": 1e9}
-    return float(found[1]) * scale[(found[2] or "").lower()]
 
 
 def _summary(result: "SetResult") -> str:
