@@ -24,7 +24,9 @@ from batch_imaging.errors import ConfigUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = os.environ.get("BATCH_IMAGING_IMAGE", "batch-imaging:dev")
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
+REASON_S = 180.0
+"""For what takes long, and for the reason of a failure: far more than on an idle machine."""
 KINDS = "all,pvc,cm,secret,sa,role,rolebinding,networkpolicy"
 PB_LABEL = "batch-imaging/pb-id"
 SMALL: dict[str, Any] = {
@@ -106,7 +108,7 @@ class Installation:
         for namespace in (self.control, self.processing):
             run(
                 *("kubectl", "delete", "namespace", namespace, "--ignore-not-found"),
-                deadline_s=2 * DEADLINE_S,
+                deadline_s=DEADLINE_S,
             )
 
     def kubectl(self, *arguments: str, control: bool = False) -> str:
@@ -176,7 +178,7 @@ class Installation:
         state = self.wait(pb_id, lambda at: (at.stage or "").startswith(prefix), deadline_s)
         assert not state.status.ended, state
 
-    def wait_for_end(self, pb_id: str, deadline_s: float = 2 * DEADLINE_S) -> tuple[Status, str]:
+    def wait_for_end(self, pb_id: str, deadline_s: float = DEADLINE_S) -> tuple[Status, str]:
         """Wait until a block has ended and return its status and reason."""
         state = self.wait(pb_id, lambda _: False, deadline_s)
         return state.status, state.reason or ""

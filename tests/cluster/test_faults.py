@@ -6,12 +6,11 @@ import time
 
 import psutil
 import pytest
-from installation import LONG, SMALL, Installation, scheduling_block
+from installation import LONG, REASON_S, SMALL, Installation, scheduling_block
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ENGINE = "batch-imaging/pb-id={},app.kubernetes.io/component={}"
-REASON_S = 60.0
 
 
 def _kill(system: Installation, pod: str, control: bool = False) -> None:
@@ -81,7 +80,7 @@ def test_a_part_of_the_control_system_is_killed_at_a_random_moment(system, compo
 
 def test_a_claim_that_cannot_be_bound(system):
     pb_id = system.create_block(SMALL | {"buffer_class": "no-such-class"})
-    status, reason = system.wait_for_end(pb_id, REASON_S + 30)
+    status, reason = system.wait_for_end(pb_id, REASON_S)
     assert status == "FAILED"
     assert "no-such-class" in reason
     system.assert_nothing_left(pb_id)
@@ -90,7 +89,7 @@ def test_a_claim_that_cannot_be_bound(system):
 
 def test_an_image_that_is_not_there(system):
     pb_id = system.create_block(SMALL, "wrong-tag", image="batch-imaging:no-such-tag")
-    status, reason = system.wait_for_end(pb_id, REASON_S + 30)
+    status, reason = system.wait_for_end(pb_id, REASON_S)
     assert status == "FAILED"
     assert "no-such-tag" in reason
     assert "Image" in reason
@@ -127,7 +126,7 @@ def test_a_quota_that_is_exceeded(system):
     system.kubectl("create", "quota", "small", "--hard=requests.memory=100Mi")
     try:
         pb_id = system.create_block(SMALL)
-        status, reason = system.wait_for_end(pb_id, REASON_S + 30)
+        status, reason = system.wait_for_end(pb_id, REASON_S)
     finally:
         system.kubectl("delete", "quota", "small")
     assert status == "FAILED"

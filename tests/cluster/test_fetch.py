@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from installation import IMAGE, run
+from installation import DEADLINE_S, IMAGE, run
 
 pytestmark = pytest.mark.cluster
 
-DEADLINE_S = 120.0
 CLAIM = "buff-fetch-img"
 BIG_BYTES = 200 * 2**20
 FILL = f"""

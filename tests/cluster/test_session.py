@@ -4,7 +4,15 @@ import json
 import sys
 
 import pytest
-from installation import KINDS, SMALL, Installation, run, scheduling_block
+from installation import (
+    DEADLINE_S,
+    KINDS,
+    REASON_S,
+    SMALL,
+    Installation,
+    run,
+    scheduling_block,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -53,8 +61,10 @@ def _session(system: Installation, folder) -> None:
         "print('obsState', d.obsState.name)",
     )
     assert "obsState IDLE" in said
-    assert system.wait(REALTIME, lambda state: state.status == "RUNNING", 60).status == "RUNNING"
-    assert system.wait(BATCH, lambda state: state.status == "WAITING", 60).status == "WAITING"
+    assert (
+        system.wait(REALTIME, lambda state: state.status == "RUNNING", REASON_S).status == "RUNNING"
+    )
+    assert system.wait(BATCH, lambda state: state.status == "WAITING", REASON_S).status == "WAITING"
     system.itango("DeviceProxy('mid_sdp/elt/subarray_1').ReleaseResources()")
 
     system.wait_for_stage(BATCH, "ical")
@@ -75,7 +85,7 @@ def _session(system: Installation, folder) -> None:
     run(
         *(sys.executable, "-m", "batch_imaging", "fetch"),
         *(f"buff-{BATCH}-img", str(folder), "-n", system.processing),
-        deadline_s=180,
+        deadline_s=DEADLINE_S,
     )
     assert (folder / "ska_pipeline_ical_restored.fits").exists()
     summary = json.loads((folder / "report" / "summary.json").read_text())
