@@ -1,7 +1,7 @@
 """The joint phase of ICAL: major cycles over all data, deconvolved together as spectral terms."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -73,6 +73,10 @@ class _CycleTask:
     unit: Unit
     gains: UnitGains | None
 
+    @property
+    def channel(self) -> str:
+        return self.unit.channel
+
 
 @dataclass(frozen=True, slots=True)
 class JointResult:
@@ -129,7 +133,7 @@ class JointPhase:
         executor: Executor,
         progress: Progress,
     ) -> None:
-        self._ical, self._rule = ical, ical.stopping
+        self._ical = ical
         self._setup = setup.draft()
         self._executor, self._progress = executor, progress
         groups = group_windows(window_weight, n_terms)
@@ -164,13 +168,13 @@ class JointPhase:
                 planes = self._sum_groups(_keeping_gains(bar.track(results), gains))
             residual = np.stack([plane.normalised() for plane in planes])
             mean = weighted_mean(residual, weight)
-            cycle = _measure(index, context, mean, len(model))
-            if self._has_diverged(cycle, cycles):
+            cycle = measure_cycle(index, context, mean, len(model))
+            if has_diverged(cycle, cycles):
                 reason = (
                     "diverged: the last cycle raised the residual, so its components are not used"
                 )
                 return JointResult(previous, (*cycles, cycle), reason)
-            if reason := self._reason_to_stop(cycle, cycles):
+            if reason := reason_to_stop(self._ical, cycle, cycles):
                 return JointResult(model, (*cycles, cycle), reason)
             with self._progress.stage(f"ical: minor cycle {index}"):
                 cleaned = self._executor.run(
@@ -217,31 +221,6 @@ class JointPhase:
             sums[unit.group] = sums[unit.group] + image if unit.group in sums else image
         return [sums[group] for group in sorted(sums)]
 
-    def _has_diverged(self, cycle: MajorCycle, before: list[MajorCycle]) -> bool:
-        return (
-            bool(before)
-            and before[-1].context == cycle.context
-            and _left(cycle, before[-1]) > DIVERGED
-        )
-
-    def _reason_to_stop(self, cycle: MajorCycle, before: list[MajorCycle]) -> str:
-        rule = self._rule
-        if cycle.peak_jy == 0:
-            return "the residual is zero"
-        started = cycle.context == self._ical.calibration_context
-        if started and before:
-            if cycle.peak_jy <= _threshold_jy(rule.threshold_jy, cycle.noise_jy):
-                return f"the residual peak {cycle.peak_jy:.4g} Jy/beam is below the threshold"
-            left = _left(cycle, before[-1])
-            if before[-1].context == cycle.context and 1 - left < rule.convergence:
-                return (
-                    f"converged: after the last cycle {100 * left:.0f} % of the residual was left, "
-                    f"peak {cycle.peak_jy:.4g}, rms {cycle.rms_jy:.4g} Jy/beam"
-                )
-        if cycle.index >= rule.max_nmajor:
-            return f"the budget of {rule.max_nmajor} major cycles is spent"
-        return ""
-
     def _clean_settings(self, cycle: MajorCycle) -> CleanSettings:
         return clean_settings(
             self._ical, self._n_terms, cycle.noise_jy, first=self._before_selfcal(cycle)
@@ -258,6 +237,33 @@ def _keeping_gains(
     for image, solved in results:
         gains.append(solved)
         yield image
+
+
+def has_diverged(cycle: MajorCycle, before: Sequence[MajorCycle]) -> bool:
+    """Return whether the last minor cycle raised the residual."""
+    return (
+        bool(before) and before[-1].context == cycle.context and _left(cycle, before[-1]) > DIVERGED
+    )
+
+
+def reason_to_stop(ical: Ical, cycle: MajorCycle, before: Sequence[MajorCycle]) -> str:
+    """Return why no major cycle follows, "" if one does."""
+    rule = ical.stopping
+    if cycle.peak_jy == 0:
+        return "the residual is zero"
+    started = cycle.context == ical.calibration_context
+    if started and before:
+        if cycle.peak_jy <= _threshold_jy(rule.threshold_jy, cycle.noise_jy):
+            return f"the residual peak {cycle.peak_jy:.4g} Jy/beam is below the threshold"
+        left = _left(cycle, before[-1])
+        if before[-1].context == cycle.context and 1 - left < rule.convergence:
+            return (
+                f"converged: after the last cycle {100 * left:.0f} % of the residual was left, "
+                f"peak {cycle.peak_jy:.4g}, rms {cycle.rms_jy:.4g} Jy/beam"
+            )
+    if cycle.index >= rule.max_nmajor:
+        return f"the budget of {rule.max_nmajor} major cycles is spent"
+    return ""
 
 
 def clean_settings(ical: Ical, n_terms: int, noise_jy: float, *, first: bool) -> CleanSettings:
@@ -288,7 +294,10 @@ def _left(cycle: MajorCycle, before: MajorCycle) -> float:
     return min(cycle.rms_jy / before.rms_jy, cycle.peak_jy / before.peak_jy)
 
 
-def _measure(index: int, context: str, mean: NDArray[np.float32], components: int) -> MajorCycle:
+def measure_cycle(
+    index: int, context: str, mean: NDArray[np.float32], components: int
+) -> MajorCycle:
+    """Return the state of a residual (npixel, npixel) that a model of so many pixels leaves."""
     return MajorCycle(
         index,
         context,

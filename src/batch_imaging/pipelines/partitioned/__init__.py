@@ -1,0 +1,1 @@
+"""Continuum imaging as independent jobs that share no more than files."""
