@@ -5,11 +5,12 @@ m = (j − npixel/2)·cell: east to the left, as FITS viewers show it. The refer
 (FITS: npixel/2 + 1) on both axes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batch_imaging.model.beam import RestoringBeam
 from batch_imaging.model.direction import Direction, lmn_from_radec
 
 
@@ -39,3 +40,25 @@ class ImageGeometry:
         row = np.where(front, m / self.cell_rad + self.npixel // 2, np.nan)
         column = np.where(front, -l / self.cell_rad + self.npixel // 2, np.nan)
         return row, column
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Planes of one field along frequency.
+
+    Attributes
+    ----------
+    data: (chan, pol, npixel, npixel), Jy/pixel of a model, else Jy/beam; pol is Stokes I alone.
+    freq_hz, chan_width_hz: (chan,) centres and widths.
+    beams: (chan,) of a restored image.
+    """
+
+    data: NDArray[np.floating]
+    geometry: ImageGeometry
+    freq_hz: NDArray[np.float64]
+    chan_width_hz: NDArray[np.float64]
+    beams: tuple[RestoringBeam, ...] | None = None
+
+    def with_data(self, data: NDArray[np.floating]) -> "Image":
+        """Return the same field with other pixels, of no particular beam."""
+        return replace(self, data=data, beams=None)

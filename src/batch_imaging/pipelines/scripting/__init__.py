@@ -1,0 +1,96 @@
+"""Workflows as functions on lists of visibilities and images, under the names that RASCIL has.
+
+They are thin: what they call are the kernels of this package, on arrays. Whether a call does its
+work or makes a graph of tasks is for :data:`batch_imaging.execution.rsexecute` to say.
+"""
+
+from batch_imaging.pipelines.scripting.calibration import (
+    apply_gaintable,
+    calibrate_list_rsexecute_workflow,
+    corrupt_list_rsexecute_workflow,
+    create_calibration_controls,
+    create_gaintable_from_blockvisibility,
+    create_gaintable_from_visibility,
+    simulate_gaintable,
+)
+from batch_imaging.pipelines.scripting.facets import image_gather_facets, image_scatter_facets
+from batch_imaging.pipelines.scripting.imaging import (
+    coalesce_list_rsexecute_workflow,
+    deconvolve_list_rsexecute_workflow,
+    invert_list_rsexecute_workflow,
+    predict_list_rsexecute_workflow,
+    residual_list_rsexecute_workflow,
+    restore_list_rsexecute_workflow,
+    subtract_list_rsexecute_workflow,
+    sum_invert_results,
+    taper_list_rsexecute_workflow,
+    weight_list_rsexecute_workflow,
+    zero_list_rsexecute_workflow,
+)
+from batch_imaging.pipelines.scripting.pipelines import (
+    SkyPartition,
+    continuum_imaging_list_rsexecute_workflow,
+    ical_list_rsexecute_workflow,
+    mpccal_skymodel_list_rsexecute_workflow,
+    spectral_line_imaging_list_rsexecute_workflow,
+)
+from batch_imaging.pipelines.scripting.simulation import (
+    PolarisationFrame,
+    advise_wide_field,
+    create_blockvisibility,
+    create_blockvisibility_from_ms,
+    create_image_from_visibility,
+    create_low_test_image_from_gleam,
+    create_named_configuration,
+    create_skycomponent,
+    create_test_skycomponents_from_s3,
+    create_visibility,
+    create_visibility_from_ms,
+    export_image_to_fits,
+    insert_skycomponent,
+    predict_skycomponent_visibility,
+    simulate_list_rsexecute_workflow,
+)
+
+__all__ = [
+    "PolarisationFrame",
+    "SkyPartition",
+    "advise_wide_field",
+    "apply_gaintable",
+    "calibrate_list_rsexecute_workflow",
+    "coalesce_list_rsexecute_workflow",
+    "continuum_imaging_list_rsexecute_workflow",
+    "corrupt_list_rsexecute_workflow",
+    "create_blockvisibility",
+    "create_blockvisibility_from_ms",
+    "create_calibration_controls",
+    "create_gaintable_from_blockvisibility",
+    "create_gaintable_from_visibility",
+    "create_image_from_visibility",
+    "create_low_test_image_from_gleam",
+    "create_named_configuration",
+    "create_skycomponent",
+    "create_test_skycomponents_from_s3",
+    "create_visibility",
+    "create_visibility_from_ms",
+    "deconvolve_list_rsexecute_workflow",
+    "export_image_to_fits",
+    "ical_list_rsexecute_workflow",
+    "image_gather_facets",
+    "image_scatter_facets",
+    "insert_skycomponent",
+    "invert_list_rsexecute_workflow",
+    "mpccal_skymodel_list_rsexecute_workflow",
+    "predict_list_rsexecute_workflow",
+    "predict_skycomponent_visibility",
+    "residual_list_rsexecute_workflow",
+    "restore_list_rsexecute_workflow",
+    "simulate_gaintable",
+    "simulate_list_rsexecute_workflow",
+    "spectral_line_imaging_list_rsexecute_workflow",
+    "subtract_list_rsexecute_workflow",
+    "sum_invert_results",
+    "taper_list_rsexecute_workflow",
+    "weight_list_rsexecute_workflow",
+    "zero_list_rsexecute_workflow",
+]
