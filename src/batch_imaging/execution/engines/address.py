@@ -17,6 +17,7 @@ from distributed import Client
 
 from batch_imaging.errors import ClusterStartTimeout
 from batch_imaging.execution.engines.local import available_cores
+from batch_imaging.execution.engines.versions import require_same_versions
 from batch_imaging.execution.executor import DaskExecutor
 
 LOG = logging.getLogger(__name__)
@@ -29,17 +30,23 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @contextmanager
 def address_executor(
-    address: str, n_workers: int, deadline_s: float, trouble: Callable[[], str]
+    address: str,
+    n_workers: int,
+    deadline_s: float,
+    trouble: Callable[[], str],
+    cores: int | None = None,
 ) -> Iterator[DaskExecutor]:
     """Connect to a scheduler, wait for its workers, yield an executor on them, disconnect.
 
     Parameters
     ----------
     trouble: what the platform says of the cluster, for the error; may raise to end the wait.
+    cores: of a worker; by default what workers find where they run.
 
     Raises
     ------
     ClusterStartTimeout: the scheduler, or not all workers, came within ``deadline_s``.
+    VersionMismatch: they run other versions than this process.
     """
     deadline = time.monotonic() + deadline_s
     with (
@@ -55,7 +62,8 @@ def address_executor(
                     f"{deadline_s:g} s" + (f": {said}" if said else "")
                 )
             time.sleep(POLL_S)
-        yield DaskExecutor(client, n_workers, _cores_per_worker(client))
+        require_same_versions(client)
+        yield DaskExecutor(client, n_workers, cores or _cores_per_worker(client))
 
 
 def _connected(

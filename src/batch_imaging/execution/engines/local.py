@@ -10,7 +10,7 @@ from dask.system import cpu_count
 from distributed import Client, LocalCluster
 
 from batch_imaging.errors import ClusterStartTimeout
-from batch_imaging.execution.engines.settings import DASK_SETTINGS
+from batch_imaging.execution.engines.settings import LOCAL_SETTINGS, dask_settings
 from batch_imaging.execution.executor import DaskExecutor
 
 START_DEADLINE_S = 60.0
@@ -18,7 +18,11 @@ START_DEADLINE_S = 60.0
 
 @contextmanager
 def local_executor(
-    n_workers: int, memory_limit_bytes: int, deadline_s: float = START_DEADLINE_S
+    n_workers: int,
+    memory_limit_bytes: int,
+    deadline_s: float = START_DEADLINE_S,
+    *,
+    dashboard: bool = False,
 ) -> Iterator[DaskExecutor]:
     """Start ``n_workers`` worker processes, yield an executor on them, stop them.
 
@@ -30,7 +34,7 @@ def local_executor(
     """
     with (
         tempfile.TemporaryDirectory(prefix="batch-imaging-workers-") as folder,
-        dask.config.set(DASK_SETTINGS, temporary_directory=folder),
+        dask.config.set(dask_settings(LOCAL_SETTINGS), temporary_directory=folder),
     ):
         try:
             cluster = LocalCluster(
@@ -38,9 +42,9 @@ def local_executor(
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                # No dashboard; the scheduler's own page on any free port, for None means 8787.
+                # The scheduler has a page even without a dashboard; on any free port.
                 dashboard_address="127.0.0.1:0",
-                scheduler_kwargs={"dashboard": False},
+                scheduler_kwargs={"dashboard": dashboard},
                 memory_limit=memory_limit_bytes,
                 local_directory=folder,
                 silence_logs=logging.WARNING,
@@ -57,7 +61,8 @@ def local_executor(
                     f"{here} of {n_workers} local Dask workers connected within {deadline_s:g} s; "
                     "is the machine out of memory or processes? Try fewer with --workers"
                 ) from error
-            yield DaskExecutor(client, n_workers, max(1, available_cores() // n_workers))
+            threads = max(1, available_cores() // n_workers)
+            yield DaskExecutor(client, n_workers, threads, own_stderr=False)
 
 
 def available_cores() -> int:
