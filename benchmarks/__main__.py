@@ -13,9 +13,11 @@ from batch_imaging.execution.engines.local import available_cores
 from batch_imaging.report.provenance import host_class
 from benchmarks.control import benchmark_control
 from benchmarks.cubes import benchmark_cubes
+from benchmarks.engines import benchmark_engines
 from benchmarks.growth import benchmark_growth
 from benchmarks.kernels import benchmark_kernels
 from benchmarks.kubernetes import benchmark_kubernetes
+from benchmarks.scaling import benchmark_scaling
 from benchmarks.seed_case import benchmark_seed_case
 from benchmarks.spectral import benchmark_spectral
 from benchmarks.subtraction import benchmark_subtraction
@@ -26,10 +28,12 @@ BENCHMARKS: dict[str, Callable[[bool], list[Table]]] = {
     "seed_case": benchmark_seed_case,
     "growth": benchmark_growth,
     "control": benchmark_control,
+    "engines": benchmark_engines,
     "kubernetes": benchmark_kubernetes,
     "cubes": benchmark_cubes,
     "subtraction": benchmark_subtraction,
     "spectral": benchmark_spectral,
+    "scaling": benchmark_scaling,
 }
 LIBRARIES = ("numpy", "ducc0", "radler", "dask", "python-casacore")
 

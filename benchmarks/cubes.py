@@ -1,16 +1,12 @@
 """Statistics of a cube larger than the memory allowed, against spectral-cube's plain class."""
 
-import os
-import subprocess
-import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 
+from benchmarks.cost import measure
 from benchmarks.table import Measurement, Table, tabulate
 
 SHAPE, QUICK_SHAPE = (512, 1024, 1024), (160, 1024, 1024)
@@ -24,15 +20,6 @@ cube.allow_huge_operations = True
 for name in ("min", "max", "mean", "std", "mad_std"):
     getattr(cube, name)(axis=(1, 2), how="slice")
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a process took."""
-
-    wall_s: float
-    cpu_s: float
-    peak_bytes: int
 
 
 def benchmark_cubes(quick: bool) -> list[Table]:
@@ -85,20 +72,3 @@ def write_noise(path: Path, shape: tuple[int, int, int]) -> None:
         for channel in range(n_chan):
             stream.write(np.roll(plane, channel).tobytes())
         stream.write(bytes(-stream.tell() % 2880))
-
-
-def measure(arguments: list[str]) -> Cost:
-    """Run Python with ``arguments`` and return what it took."""
-    begin = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    wall_s = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.stderr is not None
-    with process.stderr:
-        complaint = process.stderr.read()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(arguments[:4])} failed: {complaint[-500:]}")
-    return Cost(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)

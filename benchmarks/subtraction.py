@@ -8,12 +8,17 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 from casacore.tables import table
 from numpy.typing import NDArray
 
+from batch_imaging.cli import main
 from batch_imaging.execution.executor import SerialExecutor
 from batch_imaging.execution.progress import Progress
 from batch_imaging.io.measurement_set import read_measurement_set, write_measurement_set
@@ -26,7 +31,7 @@ from batch_imaging.model.geometry import itrf_from_enu, station_uvw_m
 from batch_imaging.model.image import ImageGeometry
 from batch_imaging.model.ska_low import SKA1_LOW_CENTRE
 from batch_imaging.model.sky import PolynomialSpectrum, SkyComponent, SkyModel
-from batch_imaging.model.spectral_axis import SpectralRange
+from batch_imaging.model.spectral_axis import parse_ranges
 from batch_imaging.model.stations import StationLayout
 from batch_imaging.model.visibility import Visibility, stokes_i
 from batch_imaging.pipelines.subtraction import (
@@ -45,6 +50,8 @@ LINE_CHAN, LINE_SIGMA, LINE_JY, CONTINUUM_JY = 60.3, 3.0, 0.1, 10.0
 LINE_PIXEL = (20, 41)  # row, column
 GEOMETRY = ImageGeometry(64, 2e-3, CENTRE)
 NOISE_JY = 0.02
+FINER = 4
+LINE_FREE = "0~44,76~127"
 
 CRYSTALBALL = """
 import sys, time
@@ -122,7 +129,8 @@ def _subtract(path: Path, subtraction: Subtraction, column: str) -> float:
 # ---------------------------------------------------------------------------- what is left
 
 
-def _methods(folder: Path) -> Table:
+def write_line_set(folder: Path) -> NDArray[np.float64]:
+    """Write ``line.ms`` and its continuum ``line.txt``, and return (chan,) the line's flux, Jy."""
     freq_hz = 150e6 + CHAN_HZ * np.arange(128)
     block = _observe(24, 8, freq_hz)
     rng = np.random.default_rng(9)
@@ -134,28 +142,35 @@ def _methods(folder: Path) -> Table:
     lm[:, 0] = line_lm
     flux_jy = np.append(CONTINUUM_JY, rng.uniform(0.5, 3, 19))
     sky = _draw_sky(lm, flux_jy, 150e6)
-    chan = np.arange(len(freq_hz))
-    line = LINE_JY * np.exp(-0.5 * ((chan - LINE_CHAN) / LINE_SIGMA) ** 2)
+    line = LINE_JY * np.exp(-0.5 * ((np.arange(len(freq_hz)) - LINE_CHAN) / LINE_SIGMA) ** 2)
     vis = _waves(block.uvw_m, *line_lm, freq_hz) * line
     for (l, m), component in zip(lm.T, sky.components, strict=True):
         vis += _waves(block.uvw_m, l, m, freq_hz) * component.spectrum.flux_jy(freq_hz)
     noise = rng.normal(size=(2, *block.vis.shape)) * NOISE_JY
-    path = folder / "line.ms"
     write_measurement_set(
-        path, block.with_vis((vis[:, :, np.newaxis] + noise[0] + 1j * noise[1]).astype("c8"))
+        folder / "line.ms",
+        block.with_vis((vis[:, :, np.newaxis] + noise[0] + 1j * noise[1]).astype("c8")),
     )
     write_source_list(folder / "line.txt", sky)
-    line_free = LineFree((SpectralRange(0, 44, "chan"), SpectralRange(76, 127, "chan")))
+    return line
+
+
+def _methods(folder: Path) -> Table:
+    line = write_line_set(folder)
+    path, chan = folder / "line.ms", np.arange(len(line))
+    line_free = LineFree(parse_ranges(LINE_FREE))
     _subtract(path, Subtraction(("model",), folder / "line.txt"), "MODEL")
     _subtract(path, Subtraction(("fit",), fit_order=2, line_free=line_free), "FIT")
     empty = (chan <= 44) | (chan >= 76)
+    freq_hz = 150e6 + CHAN_HZ * chan
     image = subtract_image_continuum(_dirty_cube(path, "DATA"), freq_hz, empty, 3)
     cubes = {
         "model": _dirty_cube(path, "MODEL"),
         "fit": _dirty_cube(path, "FIT"),
         "image": image,
+        **{f"batch-imaging image {how}": cube for how, cube in _commanded(folder)},
     }
-    noise_jy = NOISE_JY / np.sqrt(2 * block.n_rows)
+    noise_jy = NOISE_JY / np.sqrt(2 * len(read_measurement_set(path).uvw_m))
     measurements: list[Measurement] = []
     for method, cube in cubes.items():
         spectrum = cube[:, *LINE_PIXEL]
@@ -173,10 +188,32 @@ def _methods(folder: Path) -> Table:
         ]
     note = (
         f"A line of {LINE_JY:g} Jy on a source of {CONTINUUM_JY:g} Jy, 19 other sources; "
-        "spectra of dirty cubes at the line's pixel. Noise: that of one channel of the cube; "
-        "continuum as strong as it would make √2 of the rms."
+        "spectra at the line's pixel: of dirty cubes, and of those that the command makes. Noise: "
+        "that of one channel of the cube; continuum as strong as it would make √2 of the rms."
     )
     return tabulate("A line under a bright continuum", measurements, "peer", note)
+
+
+def _commanded(folder: Path) -> Iterator[tuple[str, NDArray[np.floating]]]:
+    """Yield the options of `batch-imaging image` and the cube that it leaves."""
+    ways = {
+        "--model": ("image.fits", ["--model", str(folder / "line.txt")]),
+        "--fit 2": ("image.fits", ["--fit", "2", "--line-free", LINE_FREE]),
+        "--fit-image 3": ("line.fits", ["--fit-image", "3", "--line-free", LINE_FREE]),
+    }
+    cell_arcsec = np.rad2deg(GEOMETRY.cell_rad / FINER) * 3600  # the command fits beams
+    for number, (how, (cube, options)) in enumerate(ways.items()):
+        output = folder / f"commanded-{number}"
+        arguments = [
+            *("image", str(folder / "line.ms"), "-o", str(output), *options, "--no-clean"),
+            *("--npixel", str(FINER * GEOMETRY.npixel), "--cellsize", f"{cell_arcsec:.17g}arcsec"),
+            *("--set", "imaging.accuracy=1e-7", "--quiet"),
+        ]
+        with redirect_stdout(StringIO()):
+            failed = main(arguments)
+        if failed:
+            raise RuntimeError(f"batch-imaging image {how} failed")
+        yield how, fits.getdata(output / cube)[0, :, ::FINER, ::FINER]
 
 
 def _dirty_cube(path: Path, column: str) -> NDArray[np.floating]:

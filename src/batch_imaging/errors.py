@@ -5,6 +5,7 @@
     ├── DataError                    3   input data cannot be used
     ├── EngineError                  4   the cluster did not come, or went away
     │   ├── ClusterStartTimeout
+    │   ├── VersionMismatch
     │   └── WorkerLost
     ├── ProductError                 5   a product could not be written or is not complete
     ├── ResourceError                6   not enough memory or disk, foreseen or met on the way
@@ -50,6 +51,10 @@ class EngineError(BatchImagingError):
 
 class ClusterStartTimeout(EngineError):
     """The workers did not all connect before the deadline."""
+
+
+class VersionMismatch(EngineError):
+    """Scheduler or workers have other versions of Python or libraries than this process."""
 
 
 class WorkerLost(EngineError):

@@ -107,6 +107,40 @@ Scales = Annotated[
     # not strict: JSON has lists where Python has tuples
     Field(strict=False, min_length=1, max_length=16, json_schema_extra={"unit": "pixel"}),
 ]
+InputBuffer = Annotated[
+    str,
+    Field(
+        pattern=rf"^/|{DNS_LABEL}",
+        json_schema_extra={"allowed": "the name of a buffer, or an absolute path"},
+    ),
+]
+SetNames = Annotated[
+    tuple[
+        Annotated[
+            str,
+            Field(
+                pattern="^[^/]",
+                json_schema_extra={"allowed": "a name or pattern as in *.ms, within the buffer"},
+            ),
+        ],
+        ...,
+    ],
+    Field(strict=False, min_length=1, max_length=10_000),  # as for scales
+]
+Text = Annotated[
+    str, Field(min_length=1, json_schema_extra={"allowed": "text as its description says"})
+]
+WallTime = Annotated[
+    str,
+    Field(
+        pattern=r"^([0-9]+-)?[0-9]{1,3}:[0-5][0-9]:[0-5][0-9]$",
+        json_schema_extra={"allowed": "hours:minutes:seconds, perhaps after days and a '-'"},
+    ),
+]
+Words = Annotated[
+    tuple[Annotated[str, Field(min_length=1, json_schema_extra={"allowed": "not empty"})], ...],
+    Field(strict=False, min_length=0, max_length=10_000),  # as for scales
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,12 +269,110 @@ class Spectral(_Group):
     """Whether every channel is imaged after ICAL."""
 
 
+class Input(_Group):
+    buffer: InputBuffer | None = None
+    """Buffer that holds Measurement Sets, which are imaged instead of a simulation and not
+    changed; from a shell a folder within that of the products, or an absolute path."""
+    sets: SetNames = ("*.ms",)
+    """Their names in the buffer, or patterns of these."""
+    column: Text = "DATA"
+    """Column of visibilities; this and what follows are for `image`, ICAL takes sets whole."""
+    field: Text | None = None
+    """Number or name of the field; null if there is one only."""
+    spw: Text | None = None
+    """Spectral windows, as in 0,2; null for all."""
+    channels: Text | None = None
+    """Ranges of channels, Hz or velocities, as in 10~99 or 1.41~1.42GHz; null for all."""
+    times: Text | None = None
+    """Ranges of UTC, as in 2020-06-25T10:00~2020-06-25T12:00; null for all."""
+
+
+class Image(_Group):
+    axis: Literal["channel", "time", "none"] = "channel"
+    """Along which planes lie."""
+    time_step: Literal["scan", "integration"] = "scan"
+    """Of a plane along time."""
+    stokes: Text = "I"
+    """I, IQUV, or products of the receivers as in XX,YY."""
+    average: int = Field(1, ge=1, le=1_000_000)
+    """Channels of one plane."""
+    frame: Literal["TOPO", "BARY", "LSRK"] | None = None
+    """Frame of an axis to regrid to; null keeps the channels of the data."""
+    velocities: Text | None = None
+    """Axis to regrid to: START,STEP,N in km/s, in `image.frame`."""
+    velocity: Literal["radio", "optical"] = "radio"
+    """Convention of velocities."""
+    rest_freq: Annotated[Hertz, Field(gt=0, le=1e13)] | None = None
+    """Rest frequency of the line."""
+    cellsize: Auto | Annotated[Radians, Field(gt=0, le=0.05)] = "auto"
+    """Side of a pixel ('auto': a quarter of the resolution); imaging.cellsize is not used."""
+    clean: bool = True
+    """Whether planes are cleaned, by the group ical."""
+    model: FilePath | None = None
+    """Continuum to subtract first, a file in the input buffer: list, catalogue or FITS model."""
+    fit: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Order of a polynomial to fit to visibilities and subtract, after the model."""
+    fit_image: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Order of a polynomial to fit to the pixels of the cube and subtract."""
+    line_free: Text | None = None
+    """Channels of the fits, as in 0~44,76~127 or with units; null for all."""
+    auto_mask: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Standard deviations above which channels count as line in the fit to visibilities."""
+    moments: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    """Moments are of what is above so many times the noise; null: 5 if a continuum is
+    subtracted, else no moments."""
+    max_failed_planes: int = Field(10, ge=0, le=1_000_000)
+    """Planes that may fail or diverge and stay blank."""
+
+
+class Engine(_Group):
+    name: Literal[
+        "auto", "local", "serial", "slurm", "htcondor", "ssh", "address", "kubernetes"
+    ] = "auto"
+    """Who runs the workers. 'auto': in a control system its deployer; from a shell the scheduler
+    that DASK_SCHEDULER_ADDRESS or RASCIL_DASK_SCHEDULER names, or else this machine."""
+    queue: Text | None = None
+    """Partition of SLURM."""
+    account: Text | None = None
+    """Account, or accounting group, that pays."""
+    walltime: WallTime = "01:00:00"
+    """Time limit of a worker's job; workers retire before it and are replaced."""
+    cores: int = Field(1, ge=1, le=1024)
+    """Cores of a worker, threads of its native libraries."""
+    memory: QuantityText | None = None
+    """Memory of a worker; null for what the plan needs."""
+    disk: QuantityText = "1Gi"
+    """Disk space of a worker, for HTCondor."""
+    directives: Words = ()
+    """Further lines for jobs, as in --constraint=avx2 (SLURM) or requirements = … (HTCondor)."""
+    interface: Text | None = None
+    """Network interface between script and workers, as in ib0."""
+    hosts: Words = ()
+    """Hosts for ssh; the first runs the scheduler, all run workers in turn."""
+    address: Text | None = None
+    """Address of a scheduler, as in tcp://127.0.0.1:8786; null for that of the environment."""
+    image: Text | None = None
+    """Container image of workers, for Kubernetes."""
+    deadline: Seconds = Field(300.0, gt=0, le=1e6)
+    """Longest wait until all workers are there, also in a queue."""
+    dashboard: bool = False
+    """Whether to run Dask's dashboard, with bokeh; its address is logged."""
+    combined_log: bool = False
+    """Whether the workers' logs become one file, logs/workers.log, at the end."""
+
+    @property
+    def walltime_s(self) -> int:
+        days, _, clock = self.walltime.rpartition("-")
+        hours, minutes, seconds = map(int, clock.split(":"))
+        return 86_400 * int(days or 0) + 3600 * hours + 60 * minutes + seconds
+
+
 @dataclass(frozen=True, slots=True)
 class _Conflict:
     """Values that do not go together; the first path is blamed."""
 
     paths: tuple[str, ...]
-    value: float
+    value: object
     must: str
 
     def __str__(self) -> str:
@@ -290,6 +422,13 @@ class Parameters(_Group):
     """Self-calibration and deconvolution."""
     spectral: Spectral = Field(default_factory=Spectral)
     """Images of every channel."""
+    input: Input = Field(default_factory=Input)
+    """Measurement Sets to image instead of a simulation."""
+    image: Image | None = None
+    """Images of the input along an axis, as `batch-imaging image` makes them, with continuum
+    subtraction and moments; null for ICAL and images of every channel."""
+    engine: Engine = Field(default_factory=Engine)
+    """Who runs the workers, and how."""
 
     @property
     def freq_hz(self) -> NDArray[np.float64]:
@@ -322,10 +461,10 @@ class Parameters(_Group):
 
     def with_buffers(self, pb_id: str) -> "Parameters":
         """Return the same parameters with the names of both buffers filled in."""
-        names = {
-            "buffer_vis": self.buffer_vis or kubernetes_name(f"buff-{pb_id}-vis"),
-            "buffer_img": self.buffer_img or kubernetes_name(f"buff-{pb_id}-img"),
-        }
+        img = self.buffer_img or kubernetes_name(f"buff-{pb_id}-img")
+        # Nothing is simulated where there is an input.
+        own_vis = img if self.input.buffer else kubernetes_name(f"buff-{pb_id}-vis")
+        names = {"buffer_vis": self.buffer_vis or own_vis, "buffer_img": img}
         return load_parameters(self.model_dump() | names)
 
     @model_validator(mode="after")
@@ -373,6 +512,16 @@ class Parameters(_Group):
                 f"ical.calibration_context is first solved for with ical.first_selfcal = "
                 f"{self.ical.first_selfcal}",
             )
+        if self.image and self.input.buffer is None:
+            yield _Conflict(
+                ("input.buffer", "image"), None, "the buffer with the sets that `image` is about"
+            )
+        if self.image is None:
+            defaults = Input()
+            for name in ("column", "field", "spw", "channels", "times"):
+                value = getattr(self.input, name)
+                if value != getattr(defaults, name):
+                    yield _Conflict((f"input.{name}", "image"), value, "left out without `image`")
         # The corners of the image must be on the sky: l² + m² < 1.
         cell_limit_rad = math.sqrt(2) / self.imaging.npixel
         if self.cell_rad >= cell_limit_rad:
@@ -400,7 +549,7 @@ def _unless_auto(value: Auto | Number, preset: Number | None) -> Number | None:
 
 _PLACES = {
     *("n_workers", "buffer_vis", "buffer_img", "buffer_vis_size", "buffer_img_size"),
-    *("buffer_class", "retain"),
+    *("buffer_class", "retain", "engine"),
 }
 
 
@@ -571,7 +720,7 @@ def _shown(value: object) -> str:
 def nearest_path(path: tuple[str, ...]) -> str | None:
     """Return the parameter that was probably meant, near in name or of this name elsewhere."""
     *group, name = path
-    by_name = {known.rpartition(".")[2]: known for known in catalogue()}
+    by_name = {known.rpartition(".")[2]: known for known in reversed(list(catalogue()))}
     beside = {inner: ".".join([*group, inner]) for inner in _members(*group)}
     by_path = {known: known for known in catalogue()}
     for names in (by_name, by_path):
@@ -634,10 +783,11 @@ def catalogue() -> Mapping[str, Entry]:
     schema = json_schema()
     entries = {}
     for name, field in schema["properties"].items():
-        if "$ref" not in field:
+        group = next((each for each in (field, *field.get("anyOf", ())) if "$ref" in each), None)
+        if group is None:
             entries[name] = _entry(name, field)
             continue
-        members = schema["$defs"][field["$ref"].rpartition("/")[2]]["properties"]
+        members = schema["$defs"][group["$ref"].rpartition("/")[2]]["properties"]
         entries[name] = _group_entry(name, field["description"], members)
         for inner, inner_field in members.items():
             entries[f"{name}.{inner}"] = _entry(f"{name}.{inner}", inner_field)

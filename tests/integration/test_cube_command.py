@@ -57,9 +57,12 @@ def statistics(capsys, *arguments: object) -> dict:
 
 def test_from_cube_to_line(cube, tmp_path, capsys):
     out = tmp_path / "out"
-    assert cube_command("rechunk", cube, "-o", out / "cube.zarr", "--chunk", "0,32,32") == 0
+    by_way = ("--save-to-tmp-dir", tmp_path)
+    assert (
+        cube_command("rechunk", cube, "-o", out / "cube.zarr", "--chunk", "0,32,32", *by_way) == 0
+    )
     beam = ("--beam", "200arcsec", "--spectral", 2, "--chunk", "4,0,0")
-    assert cube_command("smooth", out / "cube.zarr", "-o", out / "smooth.fits", *beam) == 0
+    assert cube_command("smooth", out / "cube.zarr", "-o", out / "smooth.fits", *beam, *by_way) == 0
     wanted = ("--moments", "0,peak", "--sigma", 5, "--png")
     assert cube_command("moments", out / "smooth.fits", "-o", out / "line", *wanted) == 0
     position = ("--pixel", "30,20", "--aperture", 2, "--png")
@@ -74,6 +77,7 @@ def test_from_cube_to_line(cube, tmp_path, capsys):
         "s.png",
         "smooth.fits",
     ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cube.fits", "out"]
     peak = fits.getdata(out / "line.peak.fits")
     assert np.unravel_index(np.nanargmax(peak), peak.shape) == (20, 30)
     with (out / "s.csv").open() as stream:
@@ -105,7 +109,9 @@ def test_a_casa_image_is_the_same_cube(cube, tmp_path, capsys):
     images = pytest.importorskip("casacore.images")
     assert cube_command("rechunk", cube, "-o", tmp_path / "own.fits") == 0
     images.image(str(tmp_path / "own.fits")).saveas(str(tmp_path / "cube.image"))
-    casa, own = statistics(capsys, tmp_path / "cube.image"), statistics(capsys, cube)
+    read_as = ("--target-chunk-size", "64KB", "--scheduler", "synchronous")
+    casa = statistics(capsys, tmp_path / "cube.image", *read_as)
+    own = statistics(capsys, cube)
     for there, here in zip(casa["channels"], own["channels"], strict=True):
         assert there["n"] == here["n"]
         known = [key for key, value in here.items() if value is not None]
@@ -125,8 +131,11 @@ def test_a_cluster_computes_the_same(cube, tmp_path, capsys):
 def test_errors_are_one_line_and_a_code(cube, tmp_path, capsys):
     taken = tmp_path / "taken.fits"
     taken.write_text("mine")
+    absent = ("--save-to-tmp-dir", tmp_path / "absent")
     cases = (
         (2, "--overwrite", "rechunk", cube, "-o", taken),
+        (2, "a folder to write in", "apply", cube, f"{__file__}:cube_command", "-o", "x", *absent),
+        (2, "--target-chunk-size", "stats", cube, "--target-chunk-size", "lots"),
         (2, "--scheduler", "stats", cube, "--scheduler", "magic"),
         (2, "only one of", "extract", cube, "-o", "x", "--channels", "1:2", "--freq", "1:2"),
         (2, "choose from", "moments", cube, "-o", tmp_path / "m", "--moments", "7"),

@@ -73,6 +73,7 @@ def measure_threads(unit):
 
 def mark(unit, folder):
     (folder / str(unit)).touch()
+    time.sleep(DaskExecutor.TASK_S)  # so that no task has two
     return unit
 
 
@@ -113,12 +114,30 @@ def test_memory_is_recorded_for_each_worker(executor):
 
 def test_no_more_units_are_in_flight_than_allowed(executor, tmp_path):
     results = executor.map(mark, list(range(40)), tmp_path)
-    limit = 2 * executor.UNITS_IN_FLIGHT_PER_WORKER
-    for taken in range(1, 11):
+    limit = 2 * executor.TASKS_IN_FLIGHT_PER_WORKER
+    for taken in range(1, 7):
         next(results)
         time.sleep(0.02)
         assert len(list(tmp_path.iterdir())) <= taken + limit
     results.close()
+
+
+def test_short_units_go_several_together_and_the_first_error_is_the_same(executor, tmp_path):
+    results = executor.map(fail_late, range(300), tmp_path)
+    assert [next(results) for _ in range(250)] == list(range(250))
+    with pytest.raises(DataError, match=r"^unit 250 cannot be used$"):
+        next(results)
+    with executor.log_to(tmp_path / "logs"):
+        assert sum(executor.map(scale, range(300), 2)) == 300 * 299
+    lines = "".join(log.read_text() for log in (tmp_path / "logs").iterdir()).splitlines()
+    assert len([line for line in lines if "unit:299,worker" in line]) == 2
+
+
+def fail_late(unit, folder):
+    if unit == 250:
+        raise DataError(f"unit {unit} cannot be used")
+    (folder / str(unit)).touch()
+    return unit
 
 
 def test_the_first_error_comes_as_it_was_raised_and_nothing_runs_on(executor, tmp_path):
@@ -175,15 +194,18 @@ def test_a_unit_that_kills_every_worker_is_named(executor):
 
 
 @pytest.mark.usefixtures("quiet_distributed")
-def test_successors_of_all_workers_do_the_work_with_the_same_threads():
+def test_successors_of_all_workers_do_the_work_with_the_same_threads_and_log(tmp_path):
     with local_executor(1, MEMORY_BYTES) as alone:
         DaskExecutor(alone._client, 1, native_threads=3)
-        ((victim, threads, _),) = alone.map(measure_threads, [0])
-        assert threads == 3
-        os.kill(victim, signal.SIGKILL)
-        seen = list(alone.map(measure_threads, range(3)))
+        with alone.log_to(tmp_path):
+            ((victim, threads, _),) = alone.map(measure_threads, [0])
+            assert threads == 3
+            os.kill(victim, signal.SIGKILL)
+            seen = list(alone.map(measure_threads, range(3)))
     assert {pid for pid, _, _ in seen}.isdisjoint({victim})
     assert {size for _, size, _ in seen} == {3}
+    (log,) = tmp_path.iterdir()
+    assert log.read_text().count("measure_threads done") == 4
 
 
 def test_a_unit_that_takes_too_long_is_given_up_and_the_workers_are_free_again():

@@ -4,88 +4,44 @@ import json
 import logging
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray
 from astropy.io import fits
 from astropy.wcs import WCS
 from casacore.tables import table
+from line_observation import (
+    CENTRE,
+    FLAGGED,
+    FLUX_JY,
+    FREQ_HZ,
+    LINE,
+    N_CHAN,
+    N_STATIONS,
+    N_TIMES,
+    NOISE_JY,
+    SOURCE_LM,
+    TIMES_S,
+    simulate,
+)
 
 from batch_imaging.cli import main
 from batch_imaging.execution import journal as journal_module
 from batch_imaging.io.fits_image import FitsCubeWriter
-from batch_imaging.io.measurement_set import write_measurement_set
-from batch_imaging.model.direction import Direction
-from batch_imaging.model.geometry import itrf_from_enu, station_uvw_m
-from batch_imaging.model.ska_low import SKA1_LOW_CENTRE
+from batch_imaging.io.zarr_cube import open_zarr_cube
 from batch_imaging.model.spectral_axis import (
     doppler_factor,
     freq_from_velocity,
     velocity_from_freq,
 )
-from batch_imaging.model.stations import StationLayout
-from batch_imaging.model.visibility import Visibility
 from batch_imaging.pipelines import plane_imaging
 from batch_imaging.pipelines.cubes.opening import quiet
 
 pytestmark = pytest.mark.integration
 
-SPEED_OF_LIGHT_M_S = 299_792_458.0
-DEADLINE_S = 100
-CENTRE = Direction.from_degrees(201.4, -30.5)
-N_CHAN, N_TIMES, N_STATIONS, NPIXEL = 12, 4, 24, 96
-FREQ_HZ = 150e6 + 5e3 * np.arange(N_CHAN)
-TIMES_S = 59_025.0 * 86_400 + 1800.0 * np.arange(N_TIMES)
-LINE = 2.0 * np.exp(-0.5 * ((np.arange(N_CHAN) - 5.3) / 1.5) ** 2)
-SOURCE_LM, FLUX_JY, NOISE_JY = (0.0125, -0.02), 1.0, 0.05
-FLAGGED, HALF_FLAGGED = 9, 3
-
-
-def simulate(path, *, flux_jy=FLUX_JY + LINE, polarised=(0.0, 0.0, 0.0), freq_hz=FREQ_HZ, seed=4):
-    """Write a set of one source; ``flux_jy`` is (chan,) or (time, chan)."""
-    rng = np.random.default_rng(seed)
-    enu_m = np.random.default_rng(1).uniform(-300, 300, (N_STATIONS, 3)) * (1, 1, 0.01)
-    itrf_m = itrf_from_enu(enu_m, SKA1_LOW_CENTRE)
-    first, second = (a.astype(np.int32) for a in np.triu_indices(N_STATIONS, 1))
-    stations_m = station_uvw_m(itrf_m, TIMES_S, CENTRE)
-    uvw_m = (stations_m[:, second] - stations_m[:, first]).reshape(-1, 3)
-    l, m = SOURCE_LM
-    path_m = uvw_m @ np.array([l, m, np.sqrt(1 - l**2 - m**2) - 1])
-    wave = np.exp(-2j * np.pi * np.outer(path_m, freq_hz / SPEED_OF_LIGHT_M_S))
-    flux = np.repeat(np.broadcast_to(flux_jy, (N_TIMES, len(freq_hz))), len(first), axis=0)
-    q, u, v = polarised
-    # a block holds the complex conjugates of DATA: so XY is U − iV
-    hands = np.stack([flux + q, u - 1j * v + 0 * flux, u + 1j * v + 0 * flux, flux - q], axis=2)
-    shape = hands.shape
-    noise = NOISE_JY * (rng.normal(size=shape) + 1j * rng.normal(size=shape))
-    weight = np.full(shape, 1 / NOISE_JY**2, dtype=np.float32)
-    if len(freq_hz) == N_CHAN:
-        weight[:, FLAGGED] = 0
-        weight[: len(weight) // 2, HALF_FLAGGED] = 0
-    write_measurement_set(
-        path,
-        Visibility(
-            uvw_m=uvw_m,
-            time_mjd_s=np.repeat(TIMES_S, len(first)),
-            antenna1=np.tile(first, N_TIMES),
-            antenna2=np.tile(second, N_TIMES),
-            vis=(hands * wave[:, :, np.newaxis] + noise).astype(np.complex64),
-            weight=weight,
-            freq_hz=freq_hz,
-            chan_width_hz=np.full(len(freq_hz), 5e3),
-            corr=("XX", "XY", "YX", "YY"),
-            integration_s=10.0,
-            phase_centre=CENTRE,
-            stations=StationLayout(
-                tuple(f"S{k}" for k in range(N_STATIONS)), itrf_m, np.full(N_STATIONS, 38.0), "T"
-            ),
-        ),
-    )
-    return path
+NPIXEL = 96
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +210,8 @@ def test_two_windows_with_a_gap(tmp_path, run):
         (("--column", "LINE"), 3, "no column LINE of visibilities; there is DATA"),
         (("--field", "M31"), 3, "no data for --field M31"),
         (("--spw", "7"), 3, "no data for --spw 7"),
+        (("--mask", "none.fits"), 3, "none.fits: cannot be read as FITS"),
+        (("--mask", "none.fits", "--no-clean"), 2, "--mask and --mask-sigma are of cleaning"),
         (("--channels", "40~50"), 3, "hold none of the 12 channels"),
         (("--channels", str(FLAGGED)), 2, "is no spectral range"),
         (("--channels", f"{FLAGGED}~{FLAGGED}"), 3, "all samples are flagged"),
@@ -317,6 +275,100 @@ def test_a_plane_that_diverges_is_blank_and_the_run_goes_on(observed, tmp_path, 
     code, _, err = run(observed, "-o", tmp_path, "--niter", 200)  # failures alone are done again
     assert (code, "11 OK, 1 FLAGGED" in err) == (0, True)
     assert np.isfinite(fits.getdata(tmp_path / "image.fits")[0, 4]).all()
+
+
+def test_zarr_holds_what_fits_does(observed, tmp_path, run, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1600000000")
+    options = (
+        observed,
+        "--stokes",
+        "IQ",
+        "--no-clean",
+        "--channels",
+        "7~9",
+        "--spw",
+        "150.028 MHz",
+    )
+    assert run(*options, "-o", tmp_path / "fits")[0] == 0
+    zarr_options = (*options, "-o", tmp_path / "zarr", "--format", "zarr")
+    code, out, err = run(*zarr_options)
+    assert code == 0, err
+    cube = tmp_path / "zarr" / "image.zarr"
+    assert out.split()[0] == str(cube)
+    with fits.open(tmp_path / "fits" / "image.fits") as hdus, xarray.open_zarr(cube) as stored:
+        sky = stored["SKY"].transpose("time", "polarization", "frequency", "m", "l")
+        assert np.array_equal(sky[0], hdus[0].data, equal_nan=True)
+        for name in ("OUTCOME", "RMS", "WIDTH", "PEAK"):
+            assert np.array_equal(
+                stored[name], hdus["CHANNELS"].data[name], equal_nan=name != "OUTCOME"
+            )
+        assert stored["SKY"].encoding["shards"] == (1, 1, 1, NPIXEL, NPIXEL)
+        beams = np.rad2deg(stored["BEAM_FIT_PARAMS_SKY"].sel(beam_params_label="major"))
+        assert np.isnan(beams[0, 2]).all()
+        assert 3600 * beams.to_numpy()[0, :2, 0] == pytest.approx(hdus["BEAMS"].data["BMAJ"][:2])
+        header = hdus[0].header
+    pixels, its_header, _ = open_zarr_cube(cube, "Q")
+    assert pixels.shape == (3, NPIXEL, NPIXEL)
+    for name in ("CTYPE1", "CRVAL2", "CRPIX1", "CRVAL3", "RESTFRQ", "SPECSYS", "BUNIT"):
+        assert its_header[name] == header[name]
+    shard = cube / "SKY" / "c" / "0" / "1" / "0" / "0" / "0"
+    shard.write_bytes(shard.read_bytes()[:-9])  # that plane alone is made again
+    made = []
+    make = plane_imaging._make_plane
+    monkeypatch.setattr(
+        plane_imaging,
+        "_make_plane",
+        lambda plane, setup: (made.append(plane.index), make(plane, setup))[1],
+    )
+    assert run(*zarr_options)[0] == 0
+    assert made == [1]
+    assert sorted(path.name for path in (tmp_path / "zarr").glob("*.*")) == [
+        "image.zarr", "journal.jsonl", "report.html",
+    ]  # fmt: skip
+
+
+def test_components_stay_within_masks(observed, tmp_path, run):
+    options = ("--channels", "4~5", "--niter", 100)
+    code, _, err = run(observed, "-o", tmp_path / "auto", "--mask-sigma", 8, *options)
+    assert code == 0, err
+    automatic, model = (fits.getdata(tmp_path / "auto" / f"{n}.fits")[0] for n in ("mask", "model"))
+    row, column = source_pixel(fits.getheader(tmp_path / "auto" / "mask.fits"))
+    assert (automatic[:, row, column] == 1).all()
+    assert automatic.mean() < 0.2
+    assert not model[automatic == 0].any()
+    assert model.sum(axis=(1, 2)) == pytest.approx((FLUX_JY + LINE)[4:6], rel=0.1)
+    given = tmp_path / "given.fits"
+    shutil.copy(tmp_path / "auto" / "mask.fits", given)
+    with fits.open(given, mode="update") as hdus:
+        hdus[0].data[...] = 0
+        hdus[0].data[0, 1, row - 2 : row + 3, column - 2 : column + 3] = 1
+    code, _, err = run(observed, "-o", tmp_path / "given", "--mask", given, *options)
+    assert code == 0, err
+    model = fits.getdata(tmp_path / "given" / "model.fits")[0]
+    assert not model[0].any()
+    assert model[1].any()
+    assert not model[1][fits.getdata(given)[0, 1] == 0].any()
+    code, _, err = run(
+        observed, "-o", tmp_path / "other", "--mask", given, "--cellsize", "100arcsec"
+    )
+    assert (code, "regrid the mask" in err) == (3, True)
+    code, _, err = run(observed, "-o", tmp_path / "other", "--mask", given)
+    assert (code, "2 planes, and 12 are made" in err) == (3, True)
+
+
+def test_the_density_of_one_plane_or_of_all(observed, tmp_path, run):
+    def image(name, *options):
+        code, _, err = run(
+            observed, "-o", tmp_path / name, "--no-clean", "--weighting", "uniform", *options
+        )
+        assert code == 0, err
+        return fits.getdata(tmp_path / name / "image.fits")
+
+    one, its_own = ("--channels", "2~2"), image("one", "--channels", "2~2")
+    assert np.array_equal(its_own, image("same", *one, "--weight-density", "all"))
+    of_all = image("all", "--channels", "2~4", "--weight-density", "all")
+    assert not np.array_equal(its_own[0, 0], of_all[0, 0])
+    assert not list((tmp_path / "all").glob("*.npy"))
 
 
 class Killed(BaseException):
@@ -388,7 +440,7 @@ def test_killed_while_cubes_are_completed(observed, tmp_path, run, monkeypatch, 
     code, _, err = run(observed, *options)
     assert code == 0, err
     assert "4 OK" in err
-    assert sorted(path.suffix for path in (tmp_path / "part").iterdir()) == [
+    assert sorted(path.suffix for path in (tmp_path / "part").glob("*.*")) == [
         ".fits", ".fits", ".fits", ".html", ".jsonl",
     ]  # fmt: skip
 
@@ -414,42 +466,3 @@ def test_only_what_depends_on_a_change_is_done_again(observed, tmp_path, run, mo
     assert spectrum(tmp_path / "image.fits") == pytest.approx((FLUX_JY + LINE)[:6], rel=0.06)
     run(observed, "-o", tmp_path, "--no-clean", "--channels", "0~5", "--weighting", "uniform")
     assert len(made) == 12
-
-
-@pytest.mark.slow
-def test_a_worker_killed_in_the_middle(observed, tmp_path, run):
-    code, _, err = run(observed, "-o", tmp_path / "whole", "--niter", 300)
-    assert code == 0, err
-    command = [sys.executable, "-m", "batch_imaging", "image", observed, "-o", tmp_path / "part"]
-    command += ["--npixel", str(NPIXEL), "--niter", "300", "--workers", "2"]
-    process = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    journal, deadline = tmp_path / "part" / "journal.jsonl", time.monotonic() + DEADLINE_S
-    try:
-        killed = False
-        while process.poll() is None and time.monotonic() < deadline:
-            if not killed and journal.exists() and journal.read_text().count("\n") > 1:
-                killed = kill_a_worker(process.pid)
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.wait(DEADLINE_S)
-    assert killed
-    assert process.returncode == 0
-    whole, part = (fits.getdata(tmp_path / name / "image.fits") for name in ("whole", "part"))
-    assert np.array_equal(whole, part, equal_nan=True)
-
-
-def kill_a_worker(pid):
-    """Kill a worker of the process: a grandchild that runs Dask's code, below its nanny."""
-    psutil = pytest.importorskip("psutil")
-    workers = [
-        child
-        for child in psutil.Process(pid).children(recursive=True)
-        if "spawn_main" in " ".join(child.cmdline())
-    ]
-    if not workers:
-        return False
-    workers[0].kill()
-    return True

@@ -134,7 +134,7 @@ def test_run_starts_nothing_when_parameters_are_wrong(call, tmp_path):
         (["validate", "absent.json"], "absent.json: cannot be read: No such file or directory"),
         (
             ["run", EXAMPLE, "-o", "x", "--engine", "cloud"],
-            "Invalid value for '--engine': 'cloud' is not one of 'local', 'serial'.",
+            "Invalid value for '--engine': 'cloud' is not one of 'auto', 'local', ",
         ),
     ],
 )

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from batch_imaging.logging_format import configure_logging
+from batch_imaging.logging_format import FILE_ONLY, configure_logging, log_tags
 
 # The fields and characters that the SKA developer portal's page "SKA Log Message Format" allows.
 SKA_LINE = re.compile(
@@ -51,11 +51,11 @@ def test_plain_is_what_the_original_printed(lines):
     written = lines()
     logging.getLogger("batch_imaging").info("Running simulation pipeline")
     logging.getLogger("batch_imaging.pipelines.ical").info("Running %s pipeline", "ICAL")
-    logging.getLogger("distributed.worker").warning("busy")
+    logging.getLogger("another.package").warning("busy")
     assert written() == [
         "INFO:batch_imaging:Running simulation pipeline",
         "INFO:batch_imaging:Running ICAL pipeline",
-        "WARNING:distributed.worker:busy",
+        "WARNING:another.package:busy",
     ]
 
 
@@ -95,6 +95,31 @@ def test_ska_line_stays_a_line_whatever_is_logged(lines):
         assert SKA_LINE.fullmatch(line), line
     assert "ValueError: two\\nlines" in written()[0]
     assert "thread" not in written()[3]
+
+
+def test_what_is_logged_inside_tags_has_them(lines):
+    written = lines("ska")
+    log = logging.getLogger("batch_imaging")
+    with log_tags(stage="ical", unit=1), log_tags(unit=2, channel=17):
+        log.info("inside")
+        log.info("own", extra={"channel": 3})
+    log.info("outside")
+    tags = [line.split("|")[6] for line in written()]
+    assert tags == ["stage:ical,unit:2,channel:17", "stage:ical,unit:2,channel:3", ""]
+
+
+def test_plain_names_the_unit_of_work_and_leaves_out_what_is_for_files(lines):
+    written = lines()
+    log = logging.getLogger("batch_imaging")
+    with log_tags(stage="ical"):
+        log.info("planned")
+        with log_tags(unit=2, worker="0"):
+            log.warning("flagged")
+            log.warning("too much for a terminal", extra=FILE_ONLY)
+    assert written() == [
+        "INFO:batch_imaging:planned",
+        "WARNING:batch_imaging:flagged [stage:ical,unit:2,worker:0]",
+    ]
 
 
 def test_json_lines(lines):

@@ -31,7 +31,7 @@ EXAMPLE = ROOT / "examples/batch_imaging.json"
 TOP_LEVEL = (
     "the top level has n_workers, freq_min, freq_max, nfreqwin, ntimes, rmax, ra, dec, "
     "buffer_vis, buffer_img, buffer_vis_size, buffer_img_size, buffer_class, retain, simulation, "
-    "imaging, ical, spectral"
+    "imaging, ical, spectral, input, image, engine"
 )
 DNS_LABEL = "a DNS label (1 to 63 of a-z, 0-9 and '-', no '-' at either end) or null"
 
@@ -254,6 +254,18 @@ def test_hash_leaves_out_who_works_and_where_products_go():
         (
             {"simulation": {"primary_beam": 1}},
             "simulation.primary_beam = 1: must be true or false",
+        ),
+        (
+            {"image": {"fit": -1}, "input": {"buffer": "buff-a"}},
+            "image.fit = -1: must be an integer from 0 to 20 or null",
+        ),
+        (
+            {"image": {}},
+            "input.buffer = null: must be the buffer with the sets that `image` is about",
+        ),
+        (
+            {"input": {"buffer": "buff-a", "spw": "0"}},
+            'input.spw = "0": must be left out without `image`',
         ),
         (
             {"ical": {"nmajor": 0}},

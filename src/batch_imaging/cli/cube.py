@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from batch_imaging.cli.options import Quiet, Verbose, log_level
+from batch_imaging.cli.quantities import read_quantity
 from batch_imaging.cli.tables import show_table
 from batch_imaging.errors import ParameterError
 from batch_imaging.logging_format import configure_logging
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from batch_imaging.pipelines.cubes.statistics import Statistics
 
 LOG = logging.getLogger(__name__)
+PIXEL_BYTES = 4
 LINE_S = 20.0  # between lines about progress, where there is no terminal
 
 app = typer.Typer(
@@ -49,6 +50,20 @@ Scheduler = Annotated[
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Chunks in work at a time.")]
 Memory = Annotated[str | None, typer.Option(help="Most memory to take, as in 4GB.")]
+TargetChunk = Annotated[
+    str | None,
+    typer.Option(
+        "--target-chunk-size", help="Of a CASA image, tiles up to so much are read at once: 16MB."
+    ),
+]
+TmpDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-to-tmp-dir",
+        metavar="DIR",
+        help="Compute into a temporary zarr there first, then write the output in its own order.",
+    ),
+]
 Stokes = Annotated[str, typer.Option(help="Which Stokes parameter, where a cube has several.")]
 Channels = Annotated[
     str | None, typer.Option(metavar="A:B", help="Channels from zero, B excluded.")
@@ -80,6 +95,7 @@ def stats(
     scheduler: Scheduler = "threads",
     workers: Workers = 2,
     memory: Memory = None,
+    target_chunk: TargetChunk = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -90,7 +106,7 @@ def stats(
       batch-imaging cube stats cube.fits
       batch-imaging cube stats cube.fits --csv channels.csv --png channels.png --memory 2GB
     """
-    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet)
+    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet, target_chunk)
     _require_free((to_csv, png), overwrite)
 
     from batch_imaging.pipelines.cubes.opening import open_cube
@@ -147,6 +163,7 @@ def moments(
     scheduler: Scheduler = "threads",
     workers: Workers = 2,
     memory: Memory = None,
+    target_chunk: TargetChunk = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -157,7 +174,7 @@ def moments(
       batch-imaging cube moments cube.fits -o line
       batch-imaging cube moments cube.fits -o line --moments 0,1 --velocity=-50:50 --sigma 3 --png
     """
-    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet)
+    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet, target_chunk)
     names = which.split(",")
     if unknown := set(names) - {"0", "1", "2", "peak"}:
         raise ParameterError(f"--moments {','.join(sorted(unknown))}: choose from 0, 1, 2, peak")
@@ -232,6 +249,7 @@ def extract(
     scheduler: Scheduler = "threads",
     workers: Workers = 2,
     memory: Memory = None,
+    target_chunk: TargetChunk = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -243,7 +261,7 @@ def extract(
       batch-imaging cube extract cube.fits -o spectra.csv --at "12h30m49s +12d23m28s" --aperture 2
       batch-imaging cube extract cube.fits -o spectra.csv --positions list.csv --png
     """
-    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet)
+    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet, target_chunk)
     drawing = output.with_suffix(".png") if png else None
     _require_free((output, drawing), overwrite)
 
@@ -300,11 +318,13 @@ def rechunk(
         str | None,
         typer.Option(help="Chunk of a zarr output: channels,rows,columns; 0 for a whole axis."),
     ] = None,
+    tmp_dir: TmpDir = None,
     overwrite: Overwrite = False,
     stokes: Stokes = "I",
     scheduler: Scheduler = "threads",
     workers: Workers = 2,
     memory: Memory = None,
+    target_chunk: TargetChunk = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -315,12 +335,12 @@ def rechunk(
       batch-imaging cube rechunk cube.fits -o cube.zarr
       batch-imaging cube rechunk cube.zarr -o spectra.zarr --chunk 0,32,32
     """
-    schedule = _schedule(None, scheduler, workers, memory, verbose, quiet)
+    schedule = _schedule(None, scheduler, workers, memory, verbose, quiet, target_chunk)
     _require_free((output,), overwrite)
 
     from batch_imaging.pipelines.cubes.rechunking import rechunk_cube
 
-    rechunk_cube(cube, output, schedule, chunk, stokes, overwrite=overwrite)
+    rechunk_cube(cube, output, schedule, chunk, stokes, overwrite=overwrite, tmp_dir=tmp_dir)
     typer.echo(output)
 
 
@@ -344,16 +364,14 @@ def smooth(
         float | None, typer.Option(help="Smooth spectra over so many channels (FWHM).")
     ] = None,
     kernel: Annotated[Literal["gaussian", "box"], typer.Option(help="Of --spectral.")] = "gaussian",
-    tmp_dir: Annotated[
-        Path | None,
-        typer.Option("--save-to-tmp-dir", help="Where the zarr between two smoothings may stand."),
-    ] = None,
+    tmp_dir: TmpDir = None,
     overwrite: Overwrite = False,
     stokes: Stokes = "I",
     chunk: Chunk = None,
     scheduler: Scheduler = "threads",
     workers: Workers = 2,
     memory: Memory = None,
+    target_chunk: TargetChunk = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -364,20 +382,20 @@ def smooth(
       batch-imaging cube smooth cube.fits -o same.fits --common-beam
       batch-imaging cube smooth cube.fits -o smooth.fits --beam 20arcsec --spectral 3
     """
-    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet)
+    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet, target_chunk)
     _require_free((output,), overwrite)
     if (beam and common_beam) or not (beam or common_beam or spectral):
         raise ParameterError("give --beam or --common-beam, or --spectral, or one of each kind")
 
     from batch_imaging.pipelines.cubes import smoothing
     from batch_imaging.pipelines.cubes.opening import open_cube
-    from batch_imaging.pipelines.cubes.writing import write_cube
+    from batch_imaging.pipelines.cubes.writing import temporary_folder, write_cube
 
     target = output
-    with TemporaryDirectory(prefix="cube-", dir=tmp_dir or output.absolute().parent) as folder:
+    with temporary_folder(tmp_dir or output.absolute().parent) as folder:
         if beam or common_beam:
             if spectral:
-                target = Path(folder) / "planes.zarr"
+                target = folder / "planes.zarr"
             opened = open_cube(cube, schedule, "planes", stokes=stokes)
             limit_arcsec = smoothing.parse_beam(limit).major.to_value("arcsec") if limit else None
             good = smoothing.good_planes(opened, cube, limit_arcsec)
@@ -392,12 +410,21 @@ def smooth(
                 smoothing.shown_beam(wanted),
             )
             smoothed = smoothing.smooth_to_beam(opened, wanted, good, cube)
-            write_cube(smoothed, target, schedule, "smooth planes", overwrite=overwrite)
+            write_cube(
+                smoothed,
+                target,
+                schedule,
+                "smooth planes",
+                overwrite=overwrite,
+                tmp_dir=None if spectral else tmp_dir,
+            )
         if spectral:
             source = cube if target == output else target
             opened = open_cube(source, schedule, "spectra", stokes=stokes)
             smoothed = smoothing.smooth_spectra(opened, spectral, kernel, cube)
-            write_cube(smoothed, output, schedule, "smooth spectra", overwrite=overwrite)
+            write_cube(
+                smoothed, output, schedule, "smooth spectra", overwrite=overwrite, tmp_dir=tmp_dir
+            )
     typer.echo(output)
 
 
@@ -412,12 +439,14 @@ def sigma_clip(
     as_mask: Annotated[
         bool, typer.Option("--mask", help="Write 1 for what is kept and 0, instead.")
     ] = False,
+    tmp_dir: TmpDir = None,
     overwrite: Overwrite = False,
     stokes: Stokes = "I",
     chunk: Chunk = None,
     scheduler: Scheduler = "threads",
     workers: Workers = 2,
     memory: Memory = None,
+    target_chunk: TargetChunk = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -428,7 +457,7 @@ def sigma_clip(
       batch-imaging cube sigma-clip cube.fits -o clean.fits --sigma 5
       batch-imaging cube sigma-clip cube.fits -o mask.zarr --over planes --mask
     """
-    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet)
+    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet, target_chunk)
     _require_free((output,), overwrite)
 
     from batch_imaging.pipelines.cubes.applying import clip_outliers
@@ -437,7 +466,7 @@ def sigma_clip(
 
     opened = open_cube(cube, schedule, over, stokes=stokes)
     clipped = clip_outliers(opened, sigma, over, iterations, as_mask)
-    write_cube(clipped, output, schedule, "sigma-clip", overwrite=overwrite)
+    write_cube(clipped, output, schedule, "sigma-clip", overwrite=overwrite, tmp_dir=tmp_dir)
     typer.echo(output)
 
 
@@ -450,12 +479,14 @@ def apply(
     *,
     output: Output,
     over: Annotated[Over, typer.Option(help="Chunks hold whole spectra, or planes.")] = "spectra",
+    tmp_dir: TmpDir = None,
     overwrite: Overwrite = False,
     stokes: Stokes = "I",
     chunk: Chunk = None,
     scheduler: Scheduler = "threads",
     workers: Workers = 2,
     memory: Memory = None,
+    target_chunk: TargetChunk = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -466,7 +497,7 @@ def apply(
       batch-imaging cube apply cube.fits mine.py:flatten -o flat.fits
       batch-imaging cube apply cube.fits mine.py:despike -o clean.zarr --over planes
     """
-    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet)
+    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet, target_chunk)
     _require_free((output,), overwrite)
 
     from batch_imaging.pipelines.cubes.applying import apply_function, load_function
@@ -476,27 +507,85 @@ def apply(
     loaded = load_function(function)
     opened = open_cube(cube, schedule, over, stokes=stokes)
     applied = apply_function(opened, loaded, function)
-    write_cube(applied, output, schedule, "apply", overwrite=overwrite)
+    write_cube(applied, output, schedule, "apply", overwrite=overwrite, tmp_dir=tmp_dir)
+    typer.echo(output)
+
+
+@app.command()
+def subtract(
+    cube: CubePath,
+    *,
+    output: Output,
+    order: Annotated[int, typer.Option(min=0, help="Of the polynomial.")] = 1,
+    line_free: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RANGES",
+            help="a~b,c~d: channels, or with Hz, kHz, MHz, GHz, km/s; default: all.",
+        ),
+    ] = None,
+    rest_freq: RestFreq = None,
+    convention: Annotated[
+        Literal["radio", "optical"], typer.Option("--velocity-convention", help="Of velocities.")
+    ] = "radio",
+    tmp_dir: TmpDir = None,
+    overwrite: Overwrite = False,
+    stokes: Stokes = "I",
+    chunk: Chunk = None,
+    scheduler: Scheduler = "threads",
+    workers: Workers = 2,
+    memory: Memory = None,
+    target_chunk: TargetChunk = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Subtract the continuum: a polynomial through the line-free channels of each pixel.
+
+    \b
+    Examples:
+      batch-imaging cube subtract cube.fits -o line.fits --order 1 --line-free 0~44,76~127
+      batch-imaging cube subtract cube.zarr -o line.zarr --line-free=-500~-200km/s,200~500km/s
+    """
+    schedule = _schedule(chunk, scheduler, workers, memory, verbose, quiet, target_chunk)
+    _require_free((output,), overwrite)
+
+    from batch_imaging.model.spectral_axis import parse_ranges
+    from batch_imaging.pipelines.cubes.continuum import ImageContinuum, subtract_continuum
+    from batch_imaging.pipelines.cubes.opening import open_cube
+    from batch_imaging.pipelines.cubes.writing import write_cube
+
+    continuum = ImageContinuum(
+        order,
+        parse_ranges(line_free) if line_free else (),
+        read_quantity("--rest-freq", rest_freq, "Hz", "1420.40575MHz") if rest_freq else None,
+        convention,
+    )
+    opened = open_cube(cube, schedule, "spectra", stokes=stokes)
+    line = subtract_continuum(opened, continuum, cube)
+    write_cube(line, output, schedule, "subtract", overwrite=overwrite, tmp_dir=tmp_dir)
     typer.echo(output)
 
 
 def _schedule(
-    chunk: str | None, scheduler: str, workers: int, memory: str | None, verbose: bool, quiet: bool
+    chunk: str | None,
+    scheduler: str,
+    workers: int,
+    memory: str | None,
+    verbose: bool,
+    quiet: bool,
+    target_chunk: str | None,
 ) -> "Schedule":
     configure_logging(level=log_level(verbose, quiet))
 
     from batch_imaging.execution.progress import Progress
-    from batch_imaging.pipelines.cubes.schedule import Schedule, parse_bytes, parse_chunk
+    from batch_imaging.pipelines.cubes.schedule import Schedule, parse_chunk
 
     if scheduler not in {"synchronous", "threads"} and "://" not in scheduler:
         raise ParameterError(
             f"--scheduler {scheduler}: give synchronous, threads, or an address as in "
             "tcp://127.0.0.1:8786"
         )
-    try:
-        memory_bytes = parse_bytes(memory) if memory else None
-    except ValueError as error:
-        raise ParameterError(f"--memory {memory}: give a size as in 4GB") from error
+    target_bytes = _bytes(target_chunk, "--target-chunk-size")
     progress = Progress()
     if not progress.show_bar:
         progress.listener = _LineNowAndThen()
@@ -504,9 +593,19 @@ def _schedule(
         1 if scheduler == "synchronous" else workers,
         scheduler if "://" in scheduler else "",
         parse_chunk(chunk) if chunk else None,
-        memory_bytes,
+        _bytes(memory, "--memory"),
         progress,
+        int(target_bytes // PIXEL_BYTES) if target_bytes else None,
     )
+
+
+def _bytes(text: str | None, option: str) -> float | None:
+    from batch_imaging.pipelines.cubes.schedule import parse_bytes
+
+    try:
+        return parse_bytes(text) if text else None
+    except ValueError as error:
+        raise ParameterError(f"{option} {text}: give a size as in 4GB") from error
 
 
 class _LineNowAndThen:

@@ -1,28 +1,31 @@
 """The command that images Measurement Sets along an axis."""
 
 import math
-import re
-from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from batch_imaging.cli.jobs import Settings
-from batch_imaging.cli.options import LogForm, Quiet, Verbose, log_level
+from batch_imaging.cli.memory import require_memory
+from batch_imaging.cli.options import (
+    Dashboard,
+    EngineOption,
+    LogForm,
+    PerformanceReport,
+    Quiet,
+    Verbose,
+    log_level,
+)
 from batch_imaging.cli.quantities import read_quantity
-from batch_imaging.errors import ParameterError, ResourceError
+from batch_imaging.errors import ParameterError
 from batch_imaging.logging_format import configure_logging
 
 if TYPE_CHECKING:
     from batch_imaging.io.fits_image import Provenance
     from batch_imaging.pipelines.cube_imaging import CubeResult
-    from batch_imaging.pipelines.planes import VelocityAxis
 
-_VELOCITIES = re.compile(r"\s*([-+\d.e]+)\s*,\s*([-+\d.e]+)\s*,\s*(\d+)\s*")
 _LIMIT = 1.5  # times what a worker is expected to take: there it is ended
-_UNIX_EPOCH_MJD_S = 40_587 * 86_400.0
 
 
 def image(
@@ -39,7 +42,7 @@ def image(
     ] = "scan",
     field: Annotated[str | None, typer.Option(help="Its number or name.")] = None,
     spw: Annotated[
-        str | None, typer.Option(metavar="NUMBERS", help="Spectral windows, as in 0,2.")
+        str | None, typer.Option(metavar="NAMES", help="Numbers or names of windows, as in 0,2.")
     ] = None,
     channels: Annotated[
         str | None,
@@ -81,13 +84,70 @@ def image(
         float | None, typer.Option(help="ical.threshold, Jy; default: five times the noise.")
     ] = None,
     clean: Annotated[bool, typer.Option(help="Clean each plane.")] = True,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="FITS image or cube: components only where it is not 0."),
+    ] = None,
+    mask_sigma: Annotated[
+        float | None,
+        typer.Option(metavar="SIGMA", min=0, help="Clean only what stands so far above the noise."),
+    ] = None,
+    weight_density: Annotated[
+        Literal["plane", "all"],
+        typer.Option(help="Planes whose density makes uniform and robust weights."),
+    ] = "plane",
+    file_format: Annotated[
+        Literal["fits", "zarr"], typer.Option("--format", help="Of the cubes.")
+    ] = "fits",
+    model: Annotated[
+        Path | None, typer.Option(help="Subtract this continuum first, as `subtract` does.")
+    ] = None,
+    fit: Annotated[
+        int | None, typer.Option(metavar="ORDER", min=0, help="Fit it to the visibilities.")
+    ] = None,
+    fit_image: Annotated[
+        int | None, typer.Option(metavar="ORDER", min=0, help="Fit it to the pixels of the cube.")
+    ] = None,
+    line_free: Annotated[
+        str | None, typer.Option(metavar="RANGES", help="Of the fits; as for --channels.")
+    ] = None,
+    auto_mask: Annotated[
+        float | None, typer.Option(metavar="SIGMA", help="Find the channels of --fit by clipping.")
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option(metavar="METHODS", help="model,fit (the default) or fit,model.")
+    ] = None,
+    moments: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SIGMA",
+            min=0,
+            help="Moments of what is above so many times the noise, and spectra; default: 5 if "
+            "a continuum is subtracted, else none.",
+        ),
+    ] = None,
     settings: Settings = None,
     max_failed_planes: Annotated[
         int, typer.Option(min=0, help="Planes that may fail or diverge and stay blank.")
     ] = 10,
     workers: Annotated[int, typer.Option(min=1, help="Number of worker processes.")] = 1,
+    engine: EngineOption = None,
+    dashboard: Dashboard = False,
+    performance_report: PerformanceReport = None,
+    threads: Annotated[int, typer.Option(min=1, help="That a worker images a plane with.")] = 1,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="That a worker may take, as in 4GB.")
+    ] = None,
+    subtract_workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Workers that subtract, if other than --workers."),
+    ] = None,
+    subtract_threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Of one of these; default: its share of the cores."),
+    ] = None,
+    subtract_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="That one of these may take.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     overwrite: Annotated[
@@ -97,43 +157,61 @@ def image(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Image every channel, every time step, or all together, into FITS cubes.
+    """Image every channel, every time step, or all together, into FITS or zarr cubes.
 
     \b
     Examples:
       batch-imaging image a.ms --output cubes --npixel 512 --workers 2
       batch-imaging image a.ms b.ms -o cubes --column LINE_DATA --frame LSRK \\
           --rest-freq 1420.40575MHz --channels=-300~300km/s --no-clean
+      batch-imaging image a.ms -o line --fit 1 --line-free 0~44,76~127 --rest-freq 1420.40575MHz
+      batch-imaging image a.ms -o line --model a-sources.txt --fit 1 --auto-mask 5 --workers 2
+      batch-imaging image a.ms -o cubes --workers 20 --engine slurm --set engine.queue=long
+      batch-imaging image a.ms -o cubes --workers 4 --dashboard --performance-report dask.html
+      batch-imaging image a.ms -o cubes --format zarr --mask-sigma 5 --weighting robust
       batch-imaging image a.ms -o cubes --axis time --time-step scan --field 3C286 --stokes IQUV
     """
     configure_logging(log_format, log_level(verbose, quiet))
 
-    from batch_imaging.execution.engines import open_executor
+    from batch_imaging.execution.engines import open_executor, own_memory_bytes
     from batch_imaging.execution.progress import Progress
+    from batch_imaging.execution.worker_logs import LOGS
     from batch_imaging.model.spectral_axis import parse_ranges
-    from batch_imaging.parameters import load_parameters
-    from batch_imaging.pipelines.cube_imaging import CubeImaging, make_setup, worker_bytes
+    from batch_imaging.parameters import Engine, load_parameters
+    from batch_imaging.pipelines.cube_imaging import make_setup
+    from batch_imaging.pipelines.line_imaging import LineImaging, make_steps
     from batch_imaging.pipelines.planes import Selection, plan_planes
-    from batch_imaging.report.plane_report import write_plane_report
+    from batch_imaging.pipelines.selection_text import (
+        parse_line_free,
+        parse_names,
+        parse_stokes,
+        parse_times,
+        parse_velocities,
+    )
+    from batch_imaging.report.line_report import write_line_report
 
+    if not clean and (mask or mask_sigma):
+        raise ParameterError(
+            "--mask and --mask-sigma are of cleaning; leave them out, or --no-clean"
+        )
     if velocities and frame is None:
         raise ParameterError("--velocities: in which frame? Give --frame LSRK, BARY or TOPO")
     selection = Selection(
         axis=axis,
         field=field,
-        windows=_numbers(spw) if spw else (),
+        windows=parse_names(spw, "--spw") if spw else (),
         channels=parse_ranges(channels) if channels else (),
-        times_mjd_s=tuple(map(_time_range, times.split(","))) if times else (),
+        times_mjd_s=parse_times(times, "--times") if times else (),
         step=time_step,
         column=column,
-        stokes=_stokes(stokes),
+        stokes=parse_stokes(stokes, "--stokes"),
         average=average,
         frame=frame,
         rest_freq_hz=read_quantity("--rest-freq", rest_freq, "Hz", "1420.40575MHz")
         if rest_freq
         else None,
         convention=velocity,
-        velocities=_velocity_axis(velocities) if velocities else None,
+        velocities=parse_velocities(velocities, "--velocities") if velocities else None,
     )
     options = {
         "imaging.npixel": npixel,
@@ -141,6 +219,8 @@ def image(
         "imaging.robust": robust,
         "ical.niter": niter,
         "ical.threshold": threshold,
+        "engine.name": engine,
+        "engine.dashboard": "true" if dashboard else None,
     }
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
     parameters = load_parameters({}, [*(settings or []), *given])
@@ -151,101 +231,74 @@ def image(
     )
     if any(setting.startswith("imaging.cellsize=") for setting in settings or ()):
         cell_rad = parameters.imaging.cellsize
+    steps = make_steps(
+        selection,
+        model=model,
+        fit_order=fit,
+        image_order=fit_image,
+        line_free=parse_line_free(line_free) if line_free else (),
+        clip_sigma=auto_mask,
+        order=order,
+        moment_sigma=moments,
+    )
     plan = plan_planes(sets, selection)
-    setup = make_setup(plan, selection, parameters, clean=clean, cell_rad=cell_rad)
-    needed_bytes = worker_bytes(plan, setup)
-    _require_memory(needed_bytes, memory, workers)
+    setup = make_setup(
+        plan,
+        selection,
+        parameters,
+        clean=clean,
+        cell_rad=cell_rad,
+        threads=threads,
+        mask=mask,
+        mask_sigma=mask_sigma,
+        weight_density=weight_density,
+        file_format=file_format,
+    )
     if overwrite and not dry_run:
         _clear(output)
-    imaging = CubeImaging(plan, selection, setup, output, _provenance())
+    imaging = LineImaging(plan, selection, setup, steps, output, _provenance())
+    if memory or own_memory_bytes(parameters.engine) is None:
+        require_memory(imaging.worker_bytes, "--memory", memory, workers)
     if dry_run:
         typer.echo(imaging)
         return
-    engine: Literal["local", "serial"] = "serial" if workers == 1 else "local"
-    with open_executor(engine, workers, int(_LIMIT * needed_bytes)) as executor:
+    wanted = parameters.engine
+    watched = wanted.dashboard or performance_report
+    if workers == 1 and wanted.name == "auto" and not watched:
+        wanted = Engine(name="serial")
+    if subtract_workers or subtract_threads or subtract_memory:
+        n_workers, needed_bytes = subtract_workers or workers, imaging.subtraction_bytes
+        if subtract_memory:
+            require_memory(needed_bytes, "--subtract-memory", subtract_memory, n_workers)
+        with open_executor(wanted, n_workers, int(_LIMIT * needed_bytes)) as executor:
+            imaging.subtract(executor, Progress(), subtract_threads)
+    with (
+        open_executor(wanted, workers, int(_LIMIT * imaging.worker_bytes)) as executor,
+        executor.log_to(output / LOGS, combined=wanted.combined_log),
+        executor.keep_performance_report(performance_report),
+    ):
         result = imaging.run(executor, Progress(), max_failed=max_failed_planes)
-    typer.echo(_summary(result), err=True)
-    for path in (*result.files.values(), write_plane_report(output, result)):
+    typer.echo(_summary(result.cube), err=True)
+    for path in (*result.files, *write_line_report(output, result)):
         typer.echo(path)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ParameterError(f"--spw {text}: give numbers of windows, as in 0,2") from error
-
-
-def _time_range(text: str) -> tuple[float, float]:
-    try:
-        begin, end = (datetime.fromisoformat(part.strip()) for part in text.split("~"))
-    except ValueError as error:
-        raise ParameterError(
-            f"--times {text}: give a range of UTC, as in 2020-06-25T10:00~2020-06-25T12:00"
-        ) from error
-    return _mjd_s(begin), _mjd_s(end)
-
-
-def _mjd_s(moment: datetime) -> float:
-    utc = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return utc.timestamp() + _UNIX_EPOCH_MJD_S
-
-
-def _stokes(text: str) -> tuple[str, ...]:
-    from batch_imaging.io.fits_image import STOKES_CODES
-
-    names = tuple(text.split(",")) if "," in text or text in STOKES_CODES else tuple(text)
-    steps = {
-        STOKES_CODES[b] - STOKES_CODES[a]
-        for a, b in pairwise(names)
-        if a in STOKES_CODES and b in STOKES_CODES
-    }
-    if set(names) <= set(STOKES_CODES) and len(steps) <= 1 and 0 not in steps:
-        return names
-    raise ParameterError(
-        f"--stokes {text}: give I, Q, U, V or products as in XX,YY, in the order of FITS (I Q U V, "
-        "RR LL RL LR, XX YY XY YX) and without gaps"
-    )
-
-
-def _velocity_axis(text: str) -> "VelocityAxis":
-    from batch_imaging.pipelines.planes import VelocityAxis
-
-    found = _VELOCITIES.fullmatch(text)
-    try:
-        if found is None or float(found[2]) == 0 or int(found[3]) == 0:
-            raise ValueError(text)
-        return VelocityAxis(1e3 * float(found[1]), 1e3 * float(found[2]), int(found[3]))
-    except ValueError as error:
-        raise ParameterError(
-            f"--velocities {text}: give START,STEP,N as in --velocities=-300,2,301, km/s"
-        ) from error
-
-
-def _require_memory(needed_bytes: int, memory: str | None, workers: int) -> None:
-    from batch_imaging.execution.memory import available_memory_bytes, shown_bytes
-    from batch_imaging.pipelines.cubes.schedule import parse_bytes
-
-    try:
-        given_bytes = parse_bytes(memory) if memory else available_memory_bytes() / workers
-    except ValueError as error:
-        raise ParameterError(f"--memory {memory}: give a size as in 4GB") from error
-    if needed_bytes > given_bytes:
-        raise ResourceError(
-            f"a worker takes about {shown_bytes(needed_bytes)} and may have "
-            f"{shown_bytes(given_bytes)}; give fewer --workers, a smaller --npixel or more --memory"
-        )
 
 
 def _clear(folder: Path) -> None:
     """Remove the cubes, the journal and the report of earlier runs, and nothing else."""
+    from batch_imaging.io.fits_image import partial_path, previous_path
+    from batch_imaging.io.plane_sink import remove_cube
     from batch_imaging.pipelines.cube_imaging import JOURNAL
-    from batch_imaging.pipelines.plane_imaging import product_names
+    from batch_imaging.pipelines.line_imaging import remove_line_products
+    from batch_imaging.pipelines.plane_imaging import PRODUCTS
 
-    for name in product_names(clean=True):
-        for suffix in ("", ".partial", ".previous"):
-            (folder / f"{name}.fits{suffix}").unlink(missing_ok=True)
+    for name in PRODUCTS:
+        for cube in (folder / f"{name}.fits", folder / f"{name}.zarr"):
+            for path in (cube, partial_path(cube), previous_path(cube)):
+                remove_cube(path)
+    for path in folder.glob("density-*.npy"):
+        path.unlink()
     (folder / JOURNAL).unlink(missing_ok=True)
+    remove_line_products(folder)
 
 
 def _provenance() -> "Provenance":

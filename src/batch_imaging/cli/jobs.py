@@ -3,11 +3,20 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batch_imaging.cli.options import LogForm, Quiet, Verbose, log_level
+from batch_imaging.cli.options import (
+    Dashboard,
+    EngineOption,
+    LogForm,
+    PerformanceReport,
+    Quiet,
+    Verbose,
+    log_level,
+)
+from batch_imaging.errors import ParameterError
 from batch_imaging.logging_format import configure_logging
 
 if TYPE_CHECKING:
@@ -26,10 +35,9 @@ def run(
     params: ParametersFile,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the products.")],
-    engine: Annotated[
-        Literal["local", "serial"],
-        typer.Option(help="Dask workers on this machine, or all in this process."),
-    ] = "local",
+    engine: EngineOption = None,
+    dashboard: Dashboard = False,
+    performance_report: PerformanceReport = None,
     workers: Annotated[
         int | None, typer.Option(help="Number of workers, instead of n_workers.")
     ] = None,
@@ -55,17 +63,23 @@ def run(
       batch-imaging run - --output products --engine serial < params.json
       batch-imaging run params.json -o products --set ical.preset=original --set ntimes=3
       batch-imaging run params.json -o products --measurement-set a.ms --measurement-set b.ms
+      batch-imaging run params.json -o products --engine slurm --set engine.queue=long
+      batch-imaging run params.json -o products --dashboard --performance-report dask.html
     """
     configure_logging(log_format, log_level(verbose, quiet))
     if no_color:
         os.environ["NO_COLOR"] = "1"
     if workers is not None:
         settings = [*(settings or []), f"n_workers={workers}"]
+    if engine is not None:
+        settings = [*(settings or []), f"engine.name={engine}"]
+    if dashboard:
+        settings = [*(settings or []), "engine.dashboard=true"]
     parameters = _load(params, settings)
 
     from batch_imaging.workflow.local_run import run_locally
 
-    done = run_locally(parameters, output, engine, tuple(sets or ()))
+    done = run_locally(parameters, output, tuple(sets or ()), performance_report)
     for product in (*done.products, done.report):
         typer.echo(product)
 
@@ -88,6 +102,11 @@ def plan(
 
     from batch_imaging.execution.plan import make_plan
 
+    if parameters.input.buffer:
+        raise ParameterError(
+            "input.buffer: what its sets need is planned when they are seen; "
+            "`batch-imaging image --dry-run` does that"
+        )
     the_plan = make_plan(parameters)
     typer.echo(the_plan.to_json() if as_json else str(the_plan))
 
@@ -104,7 +123,8 @@ def validate(params: ParametersFile, settings: Settings = None) -> None:
     from batch_imaging.execution.plan import make_plan
     from batch_imaging.parameters import parameter_hash
 
-    for warning in make_plan(parameters).warnings:
+    warnings = () if parameters.input.buffer else make_plan(parameters).warnings
+    for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{params}: valid (hash {parameter_hash(parameters)})")
 

@@ -5,13 +5,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from batch_imaging.cli.options import LogForm, Quiet, Verbose, log_level
+from batch_imaging.cli.jobs import Settings
+from batch_imaging.cli.memory import require_memory
+from batch_imaging.cli.options import (
+    Dashboard,
+    EngineOption,
+    LogForm,
+    PerformanceReport,
+    Quiet,
+    Verbose,
+    log_level,
+)
 from batch_imaging.cli.quantities import read_quantity
 from batch_imaging.errors import ParameterError
 from batch_imaging.logging_format import configure_logging
 
 if TYPE_CHECKING:
-    from batch_imaging.pipelines.subtraction import Method, SetResult
+    from batch_imaging.pipelines.subtraction import SetResult
 
 
 def subtract(
@@ -26,7 +36,10 @@ def subtract(
     ] = None,
     line_free: Annotated[
         str | None,
-        typer.Option(metavar="RANGES", help="a~b,c~d: channels, or with Hz, kHz, MHz, GHz, km/s."),
+        typer.Option(
+            metavar="RANGES",
+            help="a~b,c~d: channels, or with Hz, kHz, MHz, GHz, km/s; or a file of --auto-mask.",
+        ),
     ] = None,
     auto_mask: Annotated[
         float | None,
@@ -48,6 +61,12 @@ def subtract(
         Literal["product", "degrid"] | None,
         typer.Option(help="How to predict; default: the cheaper."),
     ] = None,
+    field: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Numbers or names, as in 0,3C286.")
+    ] = None,
+    spw: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Numbers or names of windows, as in 0,2.")
+    ] = None,
     column: Annotated[str, typer.Option(help="Column to read.")] = "DATA",
     output_column: Annotated[
         str | None,
@@ -61,6 +80,17 @@ def subtract(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a column or set.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Number of worker processes.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Of a worker; default: its share of the cores."),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="That a worker may take, as in 4GB.")
+    ] = None,
+    engine: EngineOption = None,
+    dashboard: Dashboard = False,
+    performance_report: PerformanceReport = None,
+    settings: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     log_format: LogForm = "plain",
     verbose: Verbose = False,
@@ -72,6 +102,7 @@ def subtract(
     Examples:
       batch-imaging subtract a.ms --model a-sources.txt --fit 1 --line-free 0~99,140~255
       batch-imaging subtract a.ms b.ms --fit 2 --auto-mask 5 --output line
+      batch-imaging subtract c.ms --fit 2 --line-free line/a.ms.line_free.csv --field 3C286 --spw 0
       batch-imaging subtract a.ms --fit 1 --line-free=-500~-200km/s,200~500km/s \\
           --frame LSRK --rest-freq 1420.40575MHz
     """
@@ -79,10 +110,13 @@ def subtract(
 
     from batch_imaging.execution.engines import open_executor
     from batch_imaging.execution.progress import Progress
-    from batch_imaging.model.spectral_axis import parse_ranges
+    from batch_imaging.execution.worker_logs import LOGS
+    from batch_imaging.parameters import load_parameters
+    from batch_imaging.pipelines.selection_text import parse_line_free, parse_names
     from batch_imaging.pipelines.subtraction import (
         LineFree,
         Subtraction,
+        order_methods,
         plan_subtraction,
         run_subtraction,
         worker_bytes,
@@ -91,11 +125,11 @@ def subtract(
     if fit is None and (line_free or auto_mask):
         raise ParameterError("--line-free and --auto-mask belong to --fit ORDER; give that too")
     wanted = Subtraction(
-        _methods(order, model is not None, fit is not None),
+        order_methods(order, model is not None, fit is not None),
         model,
         fit or 0,
         LineFree(
-            parse_ranges(line_free) if line_free else (),
+            parse_line_free(line_free) if line_free else (),
             auto_mask,
             frame,
             read_quantity("--rest-freq", rest_freq, "Hz", "1420.40575MHz") if rest_freq else None,
@@ -103,6 +137,8 @@ def subtract(
         ),
         column,
         predict,
+        parse_names(field, "--field") if field else (),
+        parse_names(spw, "--spw") if spw else (),
     )
     plans = plan_subtraction(
         sets, wanted, output=output, output_column=output_column, overwrite=overwrite
@@ -111,25 +147,25 @@ def subtract(
         for plan in plans:
             typer.echo(plan)
         return
-    engine: Literal["local", "serial"] = "serial" if workers == 1 else "local"
-    with open_executor(engine, workers, worker_bytes(wanted)) as executor:
-        for result in run_subtraction(plans, wanted, executor, Progress()):
+    if memory:
+        require_memory(worker_bytes(wanted), "--memory", memory, workers)
+    chosen = [f"engine.name={engine}"] if engine else []
+    chosen += ["engine.dashboard=true"] if dashboard else []
+    wanted_engine = load_parameters({}, [*(settings or []), *chosen]).engine
+    watched = wanted_engine.dashboard or performance_report
+    alone = workers == 1 and wanted_engine.name == "auto" and not watched
+    with (
+        open_executor(
+            "serial" if alone else wanted_engine, workers, worker_bytes(wanted)
+        ) as executor,
+        executor.log_to(output and output / LOGS, combined=wanted_engine.combined_log),
+        executor.keep_performance_report(performance_report),
+    ):
+        for result in run_subtraction(plans, wanted, executor, Progress(), threads):
             typer.echo(_summary(result), err=True)
             typer.echo(result.path)
-
-
-def _methods(order: str | None, has_model: bool, has_fit: bool) -> "tuple[Method, ...]":
-    wanted: dict[Method, bool] = {"model": has_model, "fit": has_fit}
-    given = tuple(method for method in wanted if wanted[method])
-    if not given:
-        raise ParameterError("nothing to subtract; give --model FILE, --fit ORDER or both")
-    if order is None:
-        return given
-    if sorted(order.split(",")) != sorted(given):
-        raise ParameterError(
-            f"--order {order}: must name what is asked for, {' and '.join(given)}, each once"
-        )
-    return given if order.split(",") == list(given) else given[::-1]
+            if result.line_free_file:
+                typer.echo(result.line_free_file)
 
 
 def _summary(result: "SetResult") -> str:

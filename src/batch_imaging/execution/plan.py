@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from batch_imaging.errors import ParameterError
+from batch_imaging.execution.engines import own_memory_bytes
+from batch_imaging.execution.engines.batch_jobs import lifetime_s
 from batch_imaging.execution.engines.local import available_cores
 from batch_imaging.execution.memory import (
     MemoryModel,
@@ -207,6 +209,7 @@ def make_plan(
     """
     n_workers = n_workers or parameters.n_workers
     available_bytes = available_bytes or available_memory_bytes()
+    worker_limit_bytes = worker_limit_bytes or own_memory_bytes(parameters.engine)
     stations = load_stations(
         parameters.simulation.array, parameters.simulation.station_diameter, parameters.rmax
     )
@@ -233,6 +236,8 @@ def make_plan(
             f"no source above simulation.flux_limit = {parameters.simulation.flux_limit:g} Jy is "
             "in the field: lower the limit, or there is nothing to calibrate with"
         )
+    stages = _plan_stages(parameters, rows, sources, n_workers, cores or available_cores())
+    warnings += _walltime_warnings(parameters, stages)
     return Plan(
         array=stations.array_name,
         stations=len(stations),
@@ -253,12 +258,9 @@ def make_plan(
         worker_bytes=round(memory.worker_bytes(pixels)),
         main_bytes=round(memory.main_bytes(pixels)),
         memory_bytes=round(memory.total_bytes(pixels)),
-        memory_limit_bytes=min(
-            round(max(_LIMIT_FACTOR * memory.worker_bytes(pixels), _LIMIT_AT_LEAST_BYTES)),
-            largest_bytes,
-        ),
+        memory_limit_bytes=min(_usual_limit_bytes(memory, pixels), largest_bytes),
         available_bytes=available_bytes,
-        stages=_plan_stages(parameters, rows, sources, n_workers, cores or available_cores()),
+        stages=stages,
         warnings=tuple(warnings),
     )
 
@@ -302,14 +304,23 @@ def plan_imaging(
     )
     rows = max(info.n_rows for info in infos)
     memory = replace(MemoryModel.of(sized, rows, parameters.n_workers), simulation_bytes=0.0)
-    require_memory(memory, parameters.imaging.npixel, available_bytes)
+    npixel, own_bytes = parameters.imaging.npixel, own_memory_bytes(parameters.engine)
+    if own_bytes is None:
+        require_memory(memory, npixel, available_bytes)
+        # Workers get all there is: windows of many channels may need more than the model says.
+        limit_bytes = _largest_limit_bytes(memory, npixel**2, available_bytes)
+    else:
+        require_worker_memory(memory, npixel, own_bytes, available_bytes)
+        limit_bytes = min(_usual_limit_bytes(memory, npixel**2), own_bytes)
     highest_hz = max(float((info.freq_hz + info.chan_width_hz / 2).max()) for info in infos)
     warnings = _image_warnings(
         parameters, max(info.max_uv_m for info in infos), SPEED_OF_LIGHT_M_S / highest_hz
     )
-    # Workers get all there is: windows of many channels may need more than the model says.
-    limit_bytes = _largest_limit_bytes(memory, parameters.imaging.npixel**2, available_bytes)
     return ImagingPlan(limit_bytes, tuple(warnings))
+
+
+def _usual_limit_bytes(memory: MemoryModel, pixels: int) -> int:
+    return round(max(_LIMIT_FACTOR * memory.worker_bytes(pixels), _LIMIT_AT_LEAST_BYTES))
 
 
 def _largest_limit_bytes(memory: MemoryModel, pixels: int, available_bytes: int) -> int:
@@ -430,6 +441,21 @@ def _observation_warnings(parameters: Parameters, stations: StationLayout) -> li
                 "integrations overlap"
             )
     return found
+
+
+def _walltime_warnings(parameters: Parameters, stages: Sequence[StagePlan]) -> list[str]:
+    """Look for units that a job of a batch system might not live to finish."""
+    if parameters.engine.name not in {"slurm", "htcondor"}:
+        return []
+    life_s, _ = lifetime_s(parameters.engine.walltime_s)
+    longest = max(stages, key=lambda stage: stage.wall_s / stage.rounds)
+    round_s = longest.wall_s / longest.rounds
+    if round_s < life_s:
+        return []
+    return [
+        f"engine.walltime = {parameters.engine.walltime}: workers live for {_duration(life_s)}, "
+        f"and units of {longest.name} may take up to {_duration(round_s)}; ask for a longer one"
+    ]
 
 
 # ---------------------------------------------------------------------------------- shown

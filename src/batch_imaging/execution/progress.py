@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from batch_imaging.logging_format import log_tags
+
 LOG = logging.getLogger("batch_imaging")
 Item = TypeVar("Item")
 
@@ -43,9 +45,9 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str, units: int = 1) -> Iterator["StageBar"]:
-        """Time a stage of ``units`` units of work."""
+        """Time a stage of ``units`` units of work, and tag what they log with its name."""
         begin = time.perf_counter()
-        with _bars(self.show_bar) as bars:
+        with log_tags(stage=name), _bars(self.show_bar) as bars:
             task = bars.add_task(name, total=units)
             self._tell(name, 0.0)
             yield StageBar(bars, task, lambda done: self._tell(name, min(done / units, 1.0)))

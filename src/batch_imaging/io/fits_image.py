@@ -197,7 +197,7 @@ class FitsCubeWriter:
                 stream.write(bytes(-stream.tell() % BLOCK_BYTES))
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise _not_written(self.path, error) from error
+            raise not_written(self.path, error) from error
 
     def is_begun(self) -> bool:
         """Return whether the partial file is there as `create` made it, but for its planes."""
@@ -236,7 +236,7 @@ class FitsCubeWriter:
                     hdus.append(table)
             _publish(partial, self.path)
         except OSError as error:
-            raise _not_written(self.path, error) from error
+            raise not_written(self.path, error) from error
 
     def _extremes(self) -> tuple[float, float] | None:
         """Return the lowest and the highest finite pixel that was written, None without any."""
@@ -255,91 +255,107 @@ class FitsCubeWriter:
         self, beams: Beams = (), extremes: tuple[float, float] | None = None
     ) -> bytes:
         """Return the primary header, equally long before and after beams and pixels are known."""
-        fullest = self._cards((RestoringBeam(2, 1, 0), RestoringBeam(1, 1, 0)), (0.0, 0.0))
+        about = self.geometry, self.header, self.date
+        many = RestoringBeam(2, 1, 0), RestoringBeam(1, 1, 0)
+        fullest = make_header(*about, many, (0.0, 0.0))
         n_bytes = len(fullest.tostring())
-        text: str = self._cards(beams, extremes).tostring(endcard=False, padding=False)
+        text: str = make_header(*about, beams, extremes).tostring(endcard=False, padding=False)
         # END has to stand in the last block: blank records before it hold room that is not used.
         text = text.ljust(n_bytes - BLOCK_BYTES) + "END"
         return text.ljust(n_bytes).encode("ascii")
 
-    def _cards(self, beams: Beams, extremes: tuple[float, float] | None) -> fits.Header:
-        """Return the primary header's keywords: conventions and reasons in docs/products.md."""
-        header, geometry = self.header, self.geometry
-        centre, cell_deg = geometry.phase_centre, float(np.rad2deg(geometry.cell_rad))
-        ra_deg, dec_deg = _degrees(centre.ra_rad % (2 * np.pi)), _degrees(centre.dec_rad)
-        axes = [
-            ("RA---SIN", geometry.npixel, geometry.npixel / 2 + 1, ra_deg, -cell_deg, "deg"),
-            ("DEC--SIN", geometry.npixel, geometry.npixel / 2 + 1, dec_deg, cell_deg, "deg"),
-            *_plane_axes(header),
-        ]
-        cards: list[tuple[Any, ...]] = [
-            ("SIMPLE", True, "FITS standard 4.0"),
-            ("BITPIX", -32, "IEEE single precision"),
-            ("NAXIS", len(axes)),
-            *((f"NAXIS{i}", axis[1]) for i, axis in enumerate(axes, 1)),
-            ("EXTEND", True),
-            ("BUNIT", header.unit),
-            ("BTYPE", "Intensity"),
-        ]
-        if extremes is not None:
-            cards += [("DATAMIN", extremes[0]), ("DATAMAX", extremes[1])]
-        if (beam := _typical_beam(beams)) is not None:
-            cards += [
-                ("BMAJ", float(np.rad2deg(beam.bmaj_rad)), "[deg] median of the channels"),
-                ("BMIN", float(np.rad2deg(beam.bmin_rad)), "[deg] median of the channels"),
-                ("BPA", float(np.rad2deg(beam.bpa_rad)), "[deg] east of north"),
-            ]
-        if _beams_differ(beams):
-            cards.append(("CASAMBM", True, "beams by channel in table BEAMS"))
-        for i, (ctype, _, crpix, crval, cdelt, cunit) in enumerate(axes, 1):
-            cards += [
-                (f"CTYPE{i}", ctype),
-                (f"CRPIX{i}", crpix),
-                (f"CRVAL{i}", crval),
-                (f"CDELT{i}", cdelt),
-                (f"CUNIT{i}", cunit),
-            ]
-        rest_freq_hz = header.rest_freq_hz or header.freq_hz[header.n_chan // 2]
-        if header.time_mjd_s is not None:
-            cards.append(("MJDREF", header.start_mjd_s / 86400, "zero of axis 3"))
-        middle_mjd_s = (header.start_mjd_s + header.end_mjd_s) / 2
-        provenance = header.provenance
+
+def make_header(
+    geometry: ImageGeometry,
+    header: ImageHeader,
+    date: datetime | None,
+    beams: Beams = (),
+    extremes: tuple[float, float] | None = None,
+    *,
+    most_axes: int | None = None,
+) -> fits.Header:
+    """Return the primary header's keywords: conventions and reasons in docs/products.md.
+
+    Parameters
+    ----------
+    extremes: lowest and highest pixel.
+    most_axes: leave out the axes after these, where something else says what they hold.
+    """
+    centre, cell_deg = geometry.phase_centre, float(np.rad2deg(geometry.cell_rad))
+    ra_deg, dec_deg = _degrees(centre.ra_rad % (2 * np.pi)), _degrees(centre.dec_rad)
+    axes = [
+        ("RA---SIN", geometry.npixel, geometry.npixel / 2 + 1, ra_deg, -cell_deg, "deg"),
+        ("DEC--SIN", geometry.npixel, geometry.npixel / 2 + 1, dec_deg, cell_deg, "deg"),
+        *_plane_axes(header),
+    ][:most_axes]
+    cards: list[tuple[Any, ...]] = [
+        ("SIMPLE", True, "FITS standard 4.0"),
+        ("BITPIX", -32, "IEEE single precision"),
+        ("NAXIS", len(axes)),
+        *((f"NAXIS{i}", axis[1]) for i, axis in enumerate(axes, 1)),
+        ("EXTEND", True),
+        ("BUNIT", header.unit),
+        ("BTYPE", "Intensity"),
+    ]
+    if extremes is not None:
+        cards += [("DATAMIN", extremes[0]), ("DATAMAX", extremes[1])]
+    if (beam := _typical_beam(beams)) is not None:
         cards += [
-            ("RADESYS", "ICRS"),
-            ("LONPOLE", 180.0),
-            ("LATPOLE", dec_deg),
-            ("RESTFRQ", float(rest_freq_hz), "[Hz]"),
-            ("SPECSYS", SPECSYS[header.frame]),
-            ("SSYSOBS", "TOPOCENT"),
-            ("VELREF", _velref(header), "1 LSR, 2 HEL, 3 OBS, +256 radio"),
-            ("TIMESYS", "UTC"),
-            ("DATE-OBS", _iso(header.start_mjd_s), "start"),
-            ("DATE-AVG", _iso(middle_mjd_s), "middle"),
-            ("DATE-END", _iso(header.end_mjd_s), "end"),
-            ("MJD-OBS", header.start_mjd_s / 86400),
-            ("MJD-AVG", middle_mjd_s / 86400),
-            ("MJD-END", header.end_mjd_s / 86400),
-            ("DATE", _file_date(self.date), "of this file"),
-            ("OBJECT", _ascii(header.object_name)),
-            ("TELESCOP", _ascii(header.telescope)),
-            ("INSTRUME", _ascii(header.telescope)),
-            ("OBSERVER", _ascii(header.observer)),
-            ("OBSRA", ra_deg, "[deg]"),
-            ("OBSDEC", dec_deg, "[deg]"),
-            *(
-                (f"OBSGEO-{x}", float(m), "[m] ITRF")
-                for x, m in zip("XYZ", header.reference_itrf_m, strict=True)
-            ),
-            ("ORIGIN", _ascii(provenance.origin)),
-            ("PIPEVER", _ascii(provenance.pipeline_version)),
-            ("PIPEGIT", _ascii(provenance.git_commit)),
-            ("PBID", _ascii(provenance.pb_id)),
-            ("EBID", _ascii(provenance.eb_id)),
-            ("PARHASH", _ascii(provenance.parameter_hash)),
+            ("BMAJ", float(np.rad2deg(beam.bmaj_rad)), "[deg] median of the channels"),
+            ("BMIN", float(np.rad2deg(beam.bmin_rad)), "[deg] median of the channels"),
+            ("BPA", float(np.rad2deg(beam.bpa_rad)), "[deg] east of north"),
         ]
-        history = (part for line in header.history for part in textwrap.wrap(_ascii(line), 72))
-        cards += [("HISTORY", part) for part in history]
-        return fits.Header(cards)
+    if _beams_differ(beams):
+        cards.append(("CASAMBM", True, "beams by channel in table BEAMS"))
+    for i, (ctype, _, crpix, crval, cdelt, cunit) in enumerate(axes, 1):
+        cards += [
+            (f"CTYPE{i}", ctype),
+            (f"CRPIX{i}", crpix),
+            (f"CRVAL{i}", crval),
+            (f"CDELT{i}", cdelt),
+            (f"CUNIT{i}", cunit),
+        ]
+    rest_freq_hz = header.rest_freq_hz or header.freq_hz[header.n_chan // 2]
+    if header.time_mjd_s is not None:
+        cards.append(("MJDREF", header.start_mjd_s / 86400, "zero of axis 3"))
+    middle_mjd_s = (header.start_mjd_s + header.end_mjd_s) / 2
+    provenance = header.provenance
+    cards += [
+        ("RADESYS", "ICRS"),
+        ("LONPOLE", 180.0),
+        ("LATPOLE", dec_deg),
+        ("RESTFRQ", float(rest_freq_hz), "[Hz]"),
+        ("SPECSYS", SPECSYS[header.frame]),
+        ("SSYSOBS", "TOPOCENT"),
+        ("VELREF", _velref(header), "1 LSR, 2 HEL, 3 OBS, +256 radio"),
+        ("TIMESYS", "UTC"),
+        ("DATE-OBS", _iso(header.start_mjd_s), "start"),
+        ("DATE-AVG", _iso(middle_mjd_s), "middle"),
+        ("DATE-END", _iso(header.end_mjd_s), "end"),
+        ("MJD-OBS", header.start_mjd_s / 86400),
+        ("MJD-AVG", middle_mjd_s / 86400),
+        ("MJD-END", header.end_mjd_s / 86400),
+        ("DATE", _file_date(date), "of this file"),
+        ("OBJECT", _ascii(header.object_name)),
+        ("TELESCOP", _ascii(header.telescope)),
+        ("INSTRUME", _ascii(header.telescope)),
+        ("OBSERVER", _ascii(header.observer)),
+        ("OBSRA", ra_deg, "[deg]"),
+        ("OBSDEC", dec_deg, "[deg]"),
+        *(
+            (f"OBSGEO-{x}", float(m), "[m] ITRF")
+            for x, m in zip("XYZ", header.reference_itrf_m, strict=True)
+        ),
+        ("ORIGIN", _ascii(provenance.origin)),
+        ("PIPEVER", _ascii(provenance.pipeline_version)),
+        ("PIPEGIT", _ascii(provenance.git_commit)),
+        ("PBID", _ascii(provenance.pb_id)),
+        ("EBID", _ascii(provenance.eb_id)),
+        ("PARHASH", _ascii(provenance.parameter_hash)),
+    ]
+    history = (part for line in header.history for part in textwrap.wrap(_ascii(line), 72))
+    cards += [("HISTORY", part) for part in history]
+    return fits.Header(cards)
 
 
 def write_plane(path: Path, index: int, plane: NDArray[np.float32]) -> None:
@@ -357,7 +373,7 @@ def write_plane(path: Path, index: int, plane: NDArray[np.float32]) -> None:
             stream.seek(index * 4 * plane.size, os.SEEK_CUR)
             stream.write(np.ascontiguousarray(plane, dtype=">f4").data)
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise not_written(path, error) from error
 
 
 def read_plane(path: Path, index: int) -> NDArray[np.float32]:
@@ -388,6 +404,28 @@ def read_fits_image(
     ------
     DataError: the file is no FITS image on a grid that `ImageGeometry` can describe.
     """
+    with _open_image(path) as (hdus, image):
+        geometry, freq_hz = _read_grid(path, hdus, image)
+        cube = np.ascontiguousarray(image.data.reshape(-1, *geometry.shape), dtype=np.float32)
+        return cube, geometry, freq_hz, _read_beams(hdus, image.header, len(cube))
+
+
+def read_fits_grid(path: Path) -> tuple[ImageGeometry, NDArray[np.float64]]:
+    """Read geometry and freq_hz as `read_fits_image` does, without pixels."""
+    with _open_image(path) as (hdus, image):
+        return _read_grid(path, hdus, image)
+
+
+def read_fits_plane(path: Path, index: int) -> NDArray[np.float32]:
+    """Read one plane (row, column) of a file that `read_fits_image` takes."""
+    with _open_image(path) as (_, image):
+        outer = np.unravel_index(index, image.shape[:-2])
+        return np.ascontiguousarray(image.section[outer], dtype=np.float32)
+
+
+@contextmanager
+def _open_image(path: Path) -> Iterator[tuple[fits.HDUList, fits.PrimaryHDU]]:
+    """Yield the tables and the image of a file."""
     try:
         hdus = fits.open(path, memmap=False)
     except OSError as error:
@@ -396,24 +434,33 @@ def read_fits_image(
         image = next((hdu for hdu in hdus if hdu.is_image and hdu.header["NAXIS"] >= 2), None)
         if image is None:
             raise DataError(f"{path}: holds no image: give a FITS file with two axes or more")
-        # Deprecated units and keywords of other programs are put right without a warning for each.
-        wcs = WCS(image.header, fix=False)
-        wcs.wcs.fix()
-        freq_hz = _read_freq(hdus, wcs)
-        planes = image.data.reshape(-1, *image.data.shape[-2:])
-        if len(planes) != len(freq_hz):
-            raise DataError(
-                f"{path}: {len(planes)} planes for {len(freq_hz)} frequencies: split the file into "
-                "one for each Stokes parameter"
-            )
-        geometry = _read_geometry(path, wcs, planes.shape[1:])
-        cube = np.ascontiguousarray(planes, dtype=np.float32)
-        return cube, geometry, freq_hz, _read_beams(hdus, image.header, len(planes))
+        yield hdus, image
+
+
+def _read_grid(
+    path: Path, hdus: fits.HDUList, image: fits.PrimaryHDU
+) -> tuple[ImageGeometry, NDArray[np.float64]]:
+    # Deprecated units and keywords of other programs are put right without a warning for each.
+    wcs = WCS(image.header, fix=False)
+    wcs.wcs.fix()
+    freq_hz = _read_freq(hdus, wcs)
+    n_planes = int(np.prod(image.shape[:-2], dtype=int))
+    if n_planes != len(freq_hz):
+        raise DataError(
+            f"{path}: {n_planes} planes for {len(freq_hz)} frequencies: split the file into "
+            "one for each Stokes parameter"
+        )
+    return _read_geometry(path, wcs, image.shape[-2:]), freq_hz
 
 
 def partial_path(path: Path) -> Path:
     """Return the name a product has while it is incomplete."""
     return path.with_name(f"{path.name}.partial")
+
+
+def previous_path(path: Path) -> Path:
+    """Return the name of what a new product is about to replace."""
+    return path.with_name(f"{path.name}.previous")
 
 
 @contextmanager
@@ -424,7 +471,7 @@ def publishing(path: Path) -> Iterator[Path]:
         yield partial
         _publish(partial, path)
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise not_written(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -435,7 +482,7 @@ def _publish(partial: Path, path: Path) -> None:
     partial.replace(path)
 
 
-def _not_written(path: Path, error: OSError) -> ProductError:
+def not_written(path: Path, error: Exception) -> ProductError:
     return ProductError(
         f"{path}: could not be written ({error}): look at the free space and the permissions of "
         f"{path.parent}"

@@ -13,7 +13,7 @@ time. Two conventions meet here:
 import hashlib
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -47,6 +47,7 @@ _CORR_NAMES = {code: name for name, code in _CORR_CODES.items()}
 _PARALLEL_HANDS = ("RR", "LL", "XX", "YY")
 _TOPO = 5
 _FRAMES = {0: "REST", 1: "LSRK", 2: "LSRD", 3: "BARY", 4: "GEO", 5: "TOPO"}
+_FRAME_CODES = {name: code for code, name in _FRAMES.items()}
 
 _UNIX_EPOCH_MJD_S = 40_587 * 86_400.0
 _DIRECTION_COLUMNS = ("DELAY_DIR", "PHASE_DIR", "REFERENCE_DIR", "DIRECTION")
@@ -72,6 +73,7 @@ _REQUIRED_SUBTABLES = frozenset(
 )
 _TILE_SAMPLES = 1 << 16  # half a MiB of DATA
 _TILE_CHANNELS = 16  # a few channels of many can be read without reading all
+_NEEDED = {"UVW", "FLAG", "FLAG_ROW", "WEIGHT", "TIME", "INTERVAL", "ANTENNA1", "ANTENNA2"}
 _LOCK_ATTEMPTS = 600  # one a second, while other processes write their rows
 
 
@@ -85,6 +87,7 @@ def write_measurement_set(
     observer: str = "",
     project: str = "",
     execution_block: str = "",
+    frame: str = "TOPO",
 ) -> None:
     """Write a complete Measurement Set of one field and one spectral window.
 
@@ -98,6 +101,7 @@ def write_measurement_set(
     ----------
     path: folder to be, in a folder that exists.
     execution_block: id that goes to OBSERVATION::SCHEDULE.
+    frame: in which the frequencies hold.
 
     Raises
     ------
@@ -113,7 +117,7 @@ def write_measurement_set(
         if partial.exists():
             shutil.rmtree(partial)
         _write_main(partial, block)
-        _write_field_and_spectrum(partial, block)
+        _write_field_and_spectrum(partial, block, frame)
         _write_array(partial, block)
         _write_observation(partial, block, observer, project, execution_block)
         _move_into_place(partial, path)
@@ -218,7 +222,7 @@ def _main_layout(n_chan: int, n_corr: int, weight_spectrum: bool) -> tuple[Any, 
     return description, managers
 
 
-def _write_field_and_spectrum(path: Path, block: Visibility) -> None:
+def _write_field_and_spectrum(path: Path, block: Visibility, frame: str) -> None:
     """Write FIELD, SOURCE, SPECTRAL_WINDOW, POLARIZATION and DATA_DESCRIPTION."""
     start, end = _time_range_mjd_s(block.time_mjd_s, block.integration_s)
     centre = np.array([block.phase_centre.ra_rad, block.phase_centre.dec_rad])
@@ -253,7 +257,7 @@ def _write_field_and_spectrum(path: Path, block: Visibility) -> None:
             "RESOLUTION": width_hz,
             "REF_FREQUENCY": float(freq_hz.mean()),
             "TOTAL_BANDWIDTH": float(width_hz.sum()),
-            "MEAS_FREQ_REF": _TOPO,
+            "MEAS_FREQ_REF": _FRAME_CODES.get(frame, _TOPO),
             "NET_SIDEBAND": 1,
             "NAME": f"{freq_hz.mean() / 1e6:.6g} MHz",
         },
@@ -762,6 +766,7 @@ class SpectralWindow:
     chan_width_hz: Floats
     frame: str
     corr: tuple[str, ...]
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -783,6 +788,12 @@ class RowGroup:
     rows: Integers
     time_mjd_s: Floats
 
+    def is_one_of(self, fields: Collection[str], windows: Collection[str]) -> bool:
+        """Tell whether field and window are among these numbers and names, none for all."""
+        field = not fields or not {str(self.field_id), self.field_name}.isdisjoint(fields)
+        names = {str(self.window_id), self.window.name}
+        return field and (not windows or not names.isdisjoint(windows))
+
     def cut(self, max_samples: int) -> Iterator[Integers]:
         """Yield the rows in parts of whole integrations, of up to so many samples if possible."""
         samples_per_row = len(self.window.freq_hz) * len(self.window.corr)
@@ -793,6 +804,12 @@ class RowGroup:
                 yield self.rows[begin:start]
                 begin = start
         yield self.rows[begin:]
+
+
+def shown_groups(groups: Iterable[RowGroup]) -> str:
+    """Return what fields and windows there are, for a message."""
+    there = {f"{g.field_id} {g.field_name}, window {g.window_id} {g.window.name}" for g in groups}
+    return f"there are the fields {'; '.join(sorted(map(str.rstrip, there)))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -815,6 +832,7 @@ class RowBlock:
     uvw_m: (row, 3); time_mjd_s, antenna1, antenna2: (row,).
     vis: (row, chan, corr) complex64, zero where it is not finite.
     weight: (row, chan, corr) float32, zero where flagged.
+    finite: (row, chan, corr) false where the stored values are not.
     """
 
     uvw_m: Floats
@@ -823,6 +841,7 @@ class RowBlock:
     antenna2: NDArray[np.int32]
     vis: NDArray[np.complex64]
     weight: NDArray[np.float32]
+    finite: NDArray[np.bool_]
 
 
 def describe_structure(path: Path) -> SetStructure:
@@ -830,12 +849,14 @@ def describe_structure(path: Path) -> SetStructure:
 
     Raises
     ------
-    DataError: it is no Measurement Set, has no rows, or a phase centre moves or is neither ICRS
-        nor J2000.
+    DataError: it is no Measurement Set, has no rows, lacks a column, or a phase centre moves or is
+        neither ICRS nor J2000.
     """
     with _open(path) as main:
         if main.nrows() == 0:
             raise DataError(f"{path}: has no rows; give a set with data")
+        if missing := _NEEDED - set(main.colnames()):
+            raise DataError(f"{path}: no column {', '.join(sorted(missing))}; copy it again")
         ids = np.stack([main.getcol("FIELD_ID"), main.getcol("DATA_DESC_ID")], axis=1)
         times = main.getcol("TIME")
         kinds, kind_of_row = np.unique(ids, axis=0, return_inverse=True)
@@ -878,6 +899,7 @@ def _read_window(main: Table, description_id: int) -> tuple[int, SpectralWindow]
             np.abs(windows.getcell("CHAN_WIDTH", window_id)),
             _FRAMES.get(code, f"code {code}"),
             tuple(_CORR_NAMES.get(int(code), f"code {code}") for code in codes),
+            windows.getcell("NAME", window_id),
         )
 
 
@@ -914,6 +936,7 @@ def read_rows(
             antenna2=source.read("ANTENNA2").astype(np.int32, copy=False),
             vis=np.where(finite, stored, 0).conj().astype(np.complex64, copy=False),
             weight=np.where(good, weight, 0).astype(np.float32, copy=False),
+            finite=finite,
         )
 
 

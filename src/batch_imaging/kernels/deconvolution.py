@@ -6,13 +6,15 @@ exact residual and calls again.
 """
 
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 
 import numpy as np
 import radler
+from astropy.io import fits
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
@@ -62,6 +64,7 @@ def deconvolve(
     beam_size_rad: float,
     settings: CleanSettings,
     threads: int = 1,
+    mask: NDArray[np.bool_] | None = None,
 ) -> CleanResult:
     """Clean the planes of a frequency cube together.
 
@@ -74,6 +77,7 @@ def deconvolve(
     beam_size_rad: full width of the main lobe, by which radler ranks scales.
     freq_range_hz: (plane, 2) lower and upper edges.
     plane_weight: (plane,) relative weights, e.g. sums of visibility weights.
+    mask: (npixel, npixel) true where components may be; None for everywhere.
     """
     n_planes, npixel, _ = residual.shape
     options = radler.Settings()
@@ -104,7 +108,11 @@ def deconvolve(
     work_psf = np.ascontiguousarray(psf, dtype=np.float32)
     model = np.zeros_like(work_residual)
     with _RADLER:
-        with open(os.devnull, "w") as sink, redirect_stdout(sink):
+        with (
+            nullcontext("") if mask is None else _fits_file(mask) as options.fits_mask,
+            open(os.devnull, "w") as sink,
+            redirect_stdout(sink),
+        ):
             if n_planes > 1:
                 cleaner = radler.Radler(
                     options,
@@ -126,6 +134,15 @@ def deconvolve(
         with _native_output_hidden():
             del cleaner
     return CleanResult(model, iterations)
+
+
+@contextmanager
+def _fits_file(mask: NDArray[np.bool_]) -> Iterator[str]:
+    """Yield the name of a mask on disk, where alone radler takes one."""
+    with tempfile.NamedTemporaryFile(suffix=".fits") as file:
+        fits.PrimaryHDU(mask.astype(np.float32)).writeto(file)
+        file.flush()
+        yield file.name
 
 
 def weighted_mean(planes: NDArray[np.float32], weight: NDArray[np.float64]) -> NDArray[np.float32]:

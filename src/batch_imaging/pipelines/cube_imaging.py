@@ -11,8 +11,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,16 +24,17 @@ from batch_imaging.execution.journal import Journal, make_key, stamp_of
 from batch_imaging.execution.memory import shown_bytes
 from batch_imaging.execution.progress import Progress
 from batch_imaging.io.fits_image import (
-    FitsCubeWriter,
     ImageHeader,
     Provenance,
     partial_path,
-    read_plane,
-    write_plane,
+    previous_path,
+    publishing,
 )
+from batch_imaging.io.plane_sink import PlaneSink, open_sink, read_plane, remove_cube, write_plane
 from batch_imaging.model.beam import RestoringBeam
 from batch_imaging.model.image import ImageGeometry
 from batch_imaging.parameters import Parameters
+from batch_imaging.pipelines.clean_mask import CleanMask
 from batch_imaging.pipelines.imaging import ImagingSetup
 from batch_imaging.pipelines.plane_imaging import (
     CHUNK_SAMPLES,
@@ -43,13 +45,20 @@ from batch_imaging.pipelines.plane_imaging import (
     PlaneSetup,
     content_hash,
     image_plane,
-    product_names,
+    measure_density,
 )
 from batch_imaging.pipelines.planes import PlanePlan, Selection
 
 JOURNAL = "journal.jsonl"
+DENSITY_PLANES = 16  # of a unit
 FINISHED = "finished"
 PIXELS_A_BEAM = 4.0
+UNITS: dict[str, Literal["Jy/beam", "Jy/pixel", ""]] = {
+    "image": "Jy/beam",
+    "residual": "Jy/beam",
+    "model": "Jy/pixel",
+    "mask": "",
+}
 _CLEANING = {
     "preset",
     "algorithm",
@@ -88,18 +97,30 @@ def make_setup(
     clean: bool,
     cell_rad: float | None = None,
     threads: int = 1,
+    mask: Path | None = None,
+    mask_sigma: float | None = None,
+    weight_density: Literal["plane", "all"] = "plane",
+    file_format: Literal["fits", "zarr"] = "fits",
 ) -> PlaneSetup:
     """Return how planes are made: by the groups imaging and ical of the parameters.
 
     Parameters
     ----------
     cell_rad: by default a quarter of the resolution of the longest baseline.
+    mask, mask_sigma: as path and sigma of `CleanMask`.
+
+    Raises
+    ------
+    DataError: the mask does not fit.
     """
     imaging = parameters.imaging
     cell_rad = cell_rad or 1 / (PIXELS_A_BEAM * plan.max_uv_wavelengths)
+    geometry = ImageGeometry(imaging.npixel, cell_rad, plan.phase_centre)
+    freq_hz = np.array([plane.freq_hz for plane in plan.planes])
+    width_hz = np.array([plane.width_hz for plane in plan.planes])
     return PlaneSetup(
         ImagingSetup(
-            ImageGeometry(imaging.npixel, cell_rad, plan.phase_centre),
+            geometry,
             imaging.accuracy,
             imaging.weighting,
             imaging.robust,
@@ -108,6 +129,9 @@ def make_setup(
         selection.column,
         selection.stokes,
         parameters.ical if clean else None,
+        CleanMask.of(mask, mask_sigma, geometry, freq_hz, width_hz) if clean else None,
+        weight_density,
+        file_format=file_format,
     )
 
 
@@ -134,11 +158,16 @@ class CubeImaging:
     ) -> None:
         self._plan, self._setup = plan, setup
         self._paths = tuple(
-            folder.absolute() / f"{name}.fits" for name in product_names(setup.ical is not None)
+            folder.absolute() / f"{name}.{setup.file_format}" for name in setup.products
         )
         self._journal = Journal.read(folder.absolute() / JOURNAL)
         how = _described(setup)
         stamps = {path: stamp_of(path) for path in plan.sets}
+        density = None
+        if self._needs_density:
+            density = make_key(
+                planes=[plane.identity() for plane in plan.planes], inputs=list(stamps.values())
+            )
         self._keys = tuple(
             make_key(
                 stage="image",
@@ -146,6 +175,7 @@ class CubeImaging:
                 plane=plane.identity(),
                 setup=how,
                 inputs=[stamps[path] for path in dict.fromkeys(p.path for p in plane.pieces)],
+                density=density,
             )
             for plane in plan.planes
         )
@@ -206,12 +236,15 @@ class CubeImaging:
         finished = self._journal.records.get(FINISHED, {}).get("cube") == self._cube_key
         if finished and len(results) == len(self._keys) and all(p.exists() for p in self._paths):
             return CubeResult(files, tuple(results[k] for k in sorted(results)), self._header)
-        writers = self._begin(results)
+        sinks = self._begin(results)
         n_chan = len(self._plan.planes)
         todo = [plane for plane in self._plan.planes if plane.index not in results]
+        setup = self._setup
+        if todo and self._needs_density:
+            setup = replace(setup, density=self._write_density(executor, progress))
         failed: list[PlaneResult] = []
         with progress.stage("imaging planes", len(todo)) as bar:
-            made = executor.map(image_plane, todo, self._setup, self._paths, n_chan)
+            made = executor.map(image_plane, todo, setup, self._paths, n_chan)
             for result in bar.track(made):
                 self._note(result)
                 results[result.index] = result
@@ -225,16 +258,38 @@ class CubeImaging:
                     )
         planes = tuple(results[k] for k in sorted(results))
         if not any(plane.outcome is Outcome.OK for plane in planes):
-            for writer in writers:
-                partial_path(writer.path).unlink(missing_ok=True)
+            for path in self._paths:
+                remove_cube(partial_path(path))
+            self._density_path.unlink(missing_ok=True)
             sets = ", ".join(map(str, self._plan.sets))
             raise DataError(
                 f"{sets}: none of {len(planes)} planes can be imaged; {planes[0].reason}"
             )
-        self._finish(writers, planes)
+        self._finish(sinks, planes)
         return CubeResult(files, planes, self._header)
 
-    def _begin(self, done: dict[int, PlaneResult]) -> tuple[FitsCubeWriter, ...]:
+    @property
+    def _needs_density(self) -> bool:
+        setup = self._setup
+        return setup.weight_density == "all" and setup.imaging.weighting != "natural"
+
+    @property
+    def _density_path(self) -> Path:
+        return self._paths[0].with_name(f"density-{self.hash}.npy")
+
+    def _write_density(self, executor: Executor, progress: Progress) -> Path:
+        """Sum the weights of all planes in the cells of the uv plane."""
+        path, planes = self._density_path, self._plan.planes
+        if not path.exists():
+            units = [planes[k : k + DENSITY_PLANES] for k in range(0, len(planes), DENSITY_PLANES)]
+            with progress.stage("density of weights", len(units)) as bar:
+                parts = bar.track(executor.map(measure_density, units, self._setup))
+                density = reduce(np.add, parts)
+            with publishing(path) as partial, partial.open("wb") as stream:
+                np.save(stream, density)
+        return path
+
+    def _begin(self, done: dict[int, PlaneResult]) -> tuple[PlaneSink, ...]:
         """Make partial cubes that hold what is done."""
         try:
             self._paths[0].parent.mkdir(parents=True, exist_ok=True)
@@ -248,29 +303,28 @@ class CubeImaging:
             now = datetime.now(UTC).replace(microsecond=0)
             self._journal.append(begun, {"date": now.isoformat()})
         date = datetime.fromisoformat(self._journal.records[begun]["date"])
-        units = {"image": "Jy/beam", "residual": "Jy/beam", "model": "Jy/pixel"}
-        writers = tuple(
-            FitsCubeWriter(
+        sinks = tuple(
+            open_sink(
                 path,
                 self._setup.imaging.geometry,
-                replace(self._header, unit=units[path.stem]),  # type: ignore[arg-type]
+                replace(self._header, unit=UNITS[path.stem]),
                 date,
             )
             for path in self._paths
         )
-        for writer in writers:
-            partial, previous = partial_path(writer.path), _previous_path(writer.path)
-            if writer.is_begun():
+        for sink in sinks:
+            partial, previous = partial_path(sink.path), previous_path(sink.path)
+            if sink.is_begun():
                 continue
             if partial.exists() and not previous.exists():
                 partial.replace(previous)
-            writer.create()
+            sink.create()
         for index, key in enumerate(self._keys):
             if index in done:
                 self._adopt(index, key, done[index])
         for path in self._paths:
-            _previous_path(path).unlink(missing_ok=True)
-        return writers
+            remove_cube(previous_path(path))
+        return sinks
 
     def _adopt(self, index: int, key: str, result: PlaneResult) -> None:
         """Copy a plane that stands elsewhere to its place in the partial cubes."""
@@ -291,7 +345,7 @@ class CubeImaging:
     def _find(self, number: int, record: dict[str, Any]) -> Path | None:
         """Return the file that holds a recorded plane of a product, if any does."""
         path = self._paths[number]
-        for candidate in (partial_path(path), _previous_path(path), path):
+        for candidate in (partial_path(path), previous_path(path), path):
             try:
                 if content_hash(self._read(candidate, record)) == record["content"][number]:
                     return candidate
@@ -310,22 +364,19 @@ class CubeImaging:
         record = {"stage": "image", **numbers, "of": len(self._keys), "version": __version__}
         self._journal.append(self._keys[result.index], record)
 
-    def _finish(self, writers: tuple[FitsCubeWriter, ...], planes: tuple[PlaneResult, ...]) -> None:
+    def _finish(self, sinks: tuple[PlaneSink, ...], planes: tuple[PlaneResult, ...]) -> None:
         beams = tuple(plane.beam for plane in planes)
         noise = np.array([plane.noise_jy for plane in planes])
         peak = np.array([plane.peak_jy for plane in planes])
         outcomes = [plane.outcome.value for plane in planes]
-        for writer in writers:
-            if writer.path.stem == "model":
-                writer.finish(outcome=outcomes)
+        for sink in sinks:
+            if UNITS[sink.path.stem] != "Jy/beam":
+                sink.finish(outcome=outcomes)
             else:
-                with_peak = peak if writer.path.stem == "image" else None
-                writer.finish(beams, noise, with_peak, outcomes)
+                with_peak = peak if sink.path.stem == "image" else None
+                sink.finish(beams, noise, with_peak, outcomes)
+        self._density_path.unlink(missing_ok=True)
         self._journal.append(FINISHED, {"cube": self._cube_key})
-
-
-def _previous_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.previous")
 
 
 def _is_nan(value: object) -> bool:
@@ -345,7 +396,10 @@ def _result_of(record: dict[str, Any]) -> PlaneResult:
 
 def _described(setup: PlaneSetup) -> dict[str, Any]:
     """Return what of a setup the pixels depend on."""
-    imaging = setup.imaging
+    imaging, mask = setup.imaging, None
+    if setup.mask is not None:
+        path = setup.mask.path
+        mask = {"file": path and stamp_of(path), "sigma": setup.mask.sigma}
     return {
         "geometry": asdict(imaging.geometry),
         "accuracy": imaging.accuracy,
@@ -354,6 +408,7 @@ def _described(setup: PlaneSetup) -> dict[str, Any]:
         "column": setup.column,
         "stokes": setup.stokes,
         "clean": setup.ical and setup.ical.model_dump(include=_CLEANING),
+        "mask": mask,
     }
 
 
@@ -378,8 +433,9 @@ def _make_header(
         rest_freq_hz=selection.rest_freq_hz,
         history=(
             f"from {', '.join(path.name for path in plan.sets)}, column {setup.column}",
-            f"weighting {how['weighting']}, gridding accuracy {how['accuracy']:g}",
-            f"cleaned: {cleaned}",
+            f"weighting {how['weighting']} by the density of {setup.weight_density}, gridding "
+            f"accuracy {how['accuracy']:g}",
+            f"cleaned: {cleaned}; mask: {setup.mask or 'none'}",
         ),
         frame=plan.frame,
         stokes=setup.stokes,

@@ -6,18 +6,20 @@ is wrong with one becomes its outcome and ends no other.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from batch_imaging.errors import DataError, ProductError, ResourceError
 from batch_imaging.execution.journal import Stamp, stamp_of
-from batch_imaging.io.fits_image import write_plane
 from batch_imaging.io.measurement_set import (
     RowGroup,
     SetStructure,
@@ -25,25 +27,33 @@ from batch_imaging.io.measurement_set import (
     describe_structure,
     read_rows,
 )
+from batch_imaging.io.plane_sink import write_plane
 from batch_imaging.kernels.deconvolution import deconvolve
 from batch_imaging.kernels.gridding import make_dirty, predict_image
 from batch_imaging.kernels.noise import robust_noise
 from batch_imaging.kernels.restoring import convolve_with_beam
 from batch_imaging.kernels.stokes import make_stokes, stokes_recipe
 from batch_imaging.kernels.weighting import make_imaging_weight, sum_weight_density
+from batch_imaging.logging_format import FILE_ONLY
 from batch_imaging.model.beam import RestoringBeam
+from batch_imaging.model.image import ImageGeometry
 from batch_imaging.model.spectral_axis import FRAMES, SpectralAxis, doppler_factor
 from batch_imaging.parameters import Ical
-from batch_imaging.pipelines.imaging import ImagingSetup, beam_of_psf
+from batch_imaging.pipelines.clean_mask import CleanMask, find_islands
+from batch_imaging.pipelines.imaging import PSF_PATCH_NPIXEL, ImagingSetup, beam_of_psf
 from batch_imaging.pipelines.joint import CLEAN_BELOW, clean_settings
 from batch_imaging.pipelines.planes import Piece, Plane
 
+LOG = logging.getLogger("batch_imaging")
+
 Image = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 CHUNK_SAMPLES = 1 << 21  # read at a time
 KEPT_BYTES = 256 * 2**20  # of a plane's samples; more are read again in every major cycle
 GREW = 1.1  # times the peak or rms before: a cycle that did harm
 BLEW_UP = 3.0  # times the dirty peak: no component of a sky is that bright
+MASKED_SIGMA = 1.0  # times the noise: so deep is cleaned where a mask holds components together
 GENTLE_GAIN, GENTLE_MAJOR_GAIN, GENTLE_THRESHOLD = 0.25, 0.5, 2.0  # of a second attempt
 
 
@@ -59,6 +69,7 @@ class Outcome(StrEnum):
 
 
 FAILURES = (Outcome.DIVERGED, Outcome.FAILED)
+PRODUCTS = ("image", "residual", "model", "mask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +79,27 @@ class PlaneSetup:
     Attributes
     ----------
     ical: how to clean; None for dirty images.
+    mask: where to clean; None for everywhere.
+    weight_density: uniform and robust weights are those of each plane, or of all together.
+    density: file of the latter, (npixel/2 + 1, npixel).
+    file_format: of the cubes.
     """
 
     imaging: ImagingSetup
     column: str
     stokes: tuple[str, ...]
     ical: Ical | None
+    mask: CleanMask | None = None
+    weight_density: Literal["plane", "all"] = "plane"
+    density: Path | None = None
+    file_format: Literal["fits", "zarr"] = "fits"
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """The names of the cubes that planes are written to, in their order."""
+        if self.ical is None:
+            return PRODUCTS[:1]
+        return PRODUCTS if self.mask else PRODUCTS[:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +125,6 @@ class PlaneResult:
     gently: bool = False
 
 
-def product_names(clean: bool) -> tuple[str, ...]:
-    """Return the names of the cubes that planes are written to, in their order."""
-    return ("image", "residual", "model") if clean else ("image",)
-
-
 def image_plane(plane: Plane, setup: PlaneSetup, cubes: Sequence[Path], n_chan: int) -> PlaneResult:
     """Make one plane and write it into every cube (a unit of work)."""
     try:
@@ -113,8 +134,11 @@ def image_plane(plane: Plane, setup: PlaneSetup, cubes: Sequence[Path], n_chan: 
     except (ProductError, ResourceError, MemoryError):
         raise
     except Exception as error:  # one bad plane must not end the others
+        LOG.exception("the plane failed", extra=FILE_ONLY)
         reason = f"{type(error).__name__}: {error}"
         images, result = None, PlaneResult(plane.index, Outcome.FAILED, (), reason)
+    if result.outcome in FAILURES:
+        LOG.warning("plane %d is blank: %s", plane.index, result.reason)
     if images is None:
         shape = (len(cubes), len(setup.stokes), *setup.imaging.geometry.shape)
         images = np.full(shape, np.nan, dtype=np.float32)
@@ -166,8 +190,10 @@ class _PlaneData:
         self._parts = [(piece, rows) for piece in plane.pieces for rows in _cut_rows(piece)]
         self._kept: dict[int, _Chunk] = {}
         self._density: NDArray[np.float64] | None = None
-        if setup.imaging.weighting != "natural":
-            self._density = self._measure_density()
+        if setup.density is not None:
+            self._density = np.load(setup.density)
+        elif setup.imaging.weighting != "natural":
+            self._density = _plane_density(plane, setup)
         self.weight = sum(float(chunk.weight.sum(dtype=float)) for chunk in self)
 
     def __iter__(self) -> Iterator[_Chunk]:
@@ -192,19 +218,27 @@ class _PlaneData:
         return self._invert(lambda chunk: chunk.vis[stokes] - self._predict(chunk, model))
 
     def psf(self) -> Image:
-        """Return the image of a unit source at the phase centre."""
-        return self._invert(lambda chunk: np.ones(chunk.weight.shape, dtype=np.complex64))
+        """Return the image of a unit source at the phase centre; without cleaning, its middle."""
+        geometry = self._setup.imaging.geometry
+        if self._setup.ical is None:
+            geometry = self._setup.imaging.patch(PSF_PATCH_NPIXEL).geometry
+        return self._invert(lambda chunk: np.ones(chunk.weight.shape, np.complex64), geometry)
 
-    def _invert(self, visibilities: Callable[[_Chunk], NDArray[np.complexfloating]]) -> Image:
+    def _invert(
+        self,
+        visibilities: Callable[[_Chunk], NDArray[np.complexfloating]],
+        geometry: ImageGeometry | None = None,
+    ) -> Image:
         imaging = self._setup.imaging
-        total = np.zeros(imaging.geometry.shape)
+        geometry = geometry or imaging.geometry
+        total = np.zeros(geometry.shape)
         for chunk in self:
             total += make_dirty(
                 chunk.uvw_m,
                 chunk.freq_hz,
                 visibilities(chunk),
                 chunk.weight,
-                imaging.geometry,
+                geometry,
                 accuracy=imaging.accuracy,
                 threads=imaging.threads,
             )
@@ -221,14 +255,6 @@ class _PlaneData:
             threads=imaging.threads,
         )
 
-    def _measure_density(self) -> NDArray[np.float64]:
-        geometry = self._setup.imaging.geometry
-        density = np.zeros((geometry.npixel // 2 + 1, geometry.npixel))
-        for piece, rows in self._parts:
-            chunk = _read_chunk(piece, rows, self._plane, self._setup)
-            density += sum_weight_density(chunk.uvw_m, chunk.freq_hz, chunk.weight, geometry)
-        return density
-
     def _weighted(self, chunk: _Chunk) -> _Chunk:
         imaging = self._setup.imaging
         weight = make_imaging_weight(
@@ -241,6 +267,26 @@ class _PlaneData:
             self._density,
         )
         return replace(chunk, weight=weight)
+
+
+def measure_density(planes: Sequence[Plane], setup: PlaneSetup) -> NDArray[np.float64]:
+    """Return the sum of weights in each uv cell, (npixel/2 + 1, npixel) (a unit of work)."""
+    npixel = setup.imaging.geometry.npixel
+    density = np.zeros((npixel // 2 + 1, npixel))
+    for plane in planes:
+        with suppress(DataError):  # that plane will fail, and say why
+            density += _plane_density(plane, setup)
+    return density
+
+
+def _plane_density(plane: Plane, setup: PlaneSetup) -> NDArray[np.float64]:
+    geometry = setup.imaging.geometry
+    density = np.zeros((geometry.npixel // 2 + 1, geometry.npixel))
+    for piece in plane.pieces:
+        for rows in _cut_rows(piece):
+            chunk = _read_chunk(piece, rows, plane, setup)
+            density += sum_weight_density(chunk.uvw_m, chunk.freq_hz, chunk.weight, geometry)
+    return density
 
 
 def _cut_rows(piece: Piece) -> Iterator[NDArray[np.integer]]:
@@ -314,7 +360,9 @@ def _make_plane(plane: Plane, setup: PlaneSetup) -> tuple[NDArray[np.float32], P
     if not data.has_rows:
         raise _Unusable(Outcome.EMPTY, f"{name}: no rows or channels fall into it")
     if data.weight == 0:
-        raise _Unusable(Outcome.FLAGGED, f"{name}: all samples are flagged or without weight")
+        raise _Unusable(
+            Outcome.FLAGGED, f"{name}: all samples are flagged, autocorrelations or without weight"
+        )
     psf = data.psf()
     try:
         beam = beam_of_psf(psf, setup.imaging, name)
@@ -325,14 +373,17 @@ def _make_plane(plane: Plane, setup: PlaneSetup) -> tuple[NDArray[np.float32], P
         raise _Unusable(Outcome.FAILED, f"{name}: the image is not finite; look at the data")
     if setup.ical is None:
         return np.stack(dirty)[np.newaxis], _result(plane, dirty[0], dirty[0], beam)
+    allowed = setup.mask.given(plane.index, psf.shape) if setup.mask else None
     gently = False
     try:
-        cleaned = [_clean(data, k, image, psf, beam, setup) for k, image in enumerate(dirty)]
+        cleaned = [
+            _clean(data, k, image, psf, beam, allowed, setup) for k, image in enumerate(dirty)
+        ]
     except _Diverged:
         gently = True
         try:
             cleaned = [
-                _clean(data, k, image, psf, beam, setup, gently=True)
+                _clean(data, k, image, psf, beam, allowed, setup, gently=True)
                 for k, image in enumerate(dirty)
             ]
         except _Diverged as again:
@@ -340,13 +391,14 @@ def _make_plane(plane: Plane, setup: PlaneSetup) -> tuple[NDArray[np.float32], P
                 Outcome.DIVERGED, f"{name}: {again}, also when cleaned gently"
             ) from again
     cell_rad = setup.imaging.geometry.cell_rad
-    images = np.stack(
-        [
-            [convolve_with_beam(c.model, beam, cell_rad) + c.residual for c in cleaned],
-            [c.residual for c in cleaned],
-            [c.model for c in cleaned],
-        ]
-    )
+    products = [
+        [convolve_with_beam(c.model, beam, cell_rad) + c.residual for c in cleaned],
+        [c.residual for c in cleaned],
+        [c.model for c in cleaned],
+    ]
+    if setup.mask:
+        products.append([np.asarray(c.mask, dtype=np.float32) for c in cleaned])
+    images = np.array(products)
     result = _result(plane, images[0, 0], cleaned[0].residual, beam)
     return images, replace(result, iterations=sum(c.iterations for c in cleaned), gently=gently)
 
@@ -361,6 +413,7 @@ class _Cleaned:
     model: Image
     residual: Image
     iterations: int
+    mask: Mask | None
 
 
 def _clean(
@@ -369,16 +422,29 @@ def _clean(
     dirty: Image,
     psf: Image,
     beam: RestoringBeam,
+    allowed: Mask | None,
     setup: PlaneSetup,
     *,
     gently: bool = False,
 ) -> _Cleaned:
-    """Clean down to the threshold, each major cycle from the exact residual of the last."""
+    """Clean down to the threshold, each major cycle from the exact residual of the last.
+
+    ``allowed`` is (row, column), where components may be. Of automatic masks it is what may
+    become part of them; they grow from cycle to cycle.
+    """
     assert setup.ical is not None
     rule, cell_rad = setup.ical.stopping, setup.imaging.geometry.cell_rad
+    sigma, mask = setup.mask.sigma if setup.mask else None, allowed
+    grown = np.zeros(dirty.shape, dtype=bool)
     model, residual, iterations = np.zeros_like(dirty), dirty, 0
     for _ in range(rule.max_nmajor):
-        settings = clean_settings(setup.ical, 0, robust_noise(residual), first=False)
+        noise_jy = robust_noise(residual)
+        settings = clean_settings(setup.ical, 0, noise_jy, first=False)
+        if allowed is not None and rule.threshold_jy is None:
+            settings = replace(settings, threshold_jy=CLEAN_BELOW * MASKED_SIGMA * noise_jy)
+        if allowed is not None and sigma is not None:
+            grown |= find_islands(residual, sigma * noise_jy, beam.bmaj_rad / cell_rad)
+            mask = allowed & grown
         if gently:
             settings = replace(
                 settings,
@@ -386,7 +452,7 @@ def _clean(
                 major_gain=min(settings.major_gain, GENTLE_MAJOR_GAIN),
                 threshold_jy=GENTLE_THRESHOLD * settings.threshold_jy,
             )
-        if _peak(residual) <= settings.threshold_jy / CLEAN_BELOW:
+        if _peak(residual, mask) <= settings.threshold_jy / CLEAN_BELOW:
             break
         found = deconvolve(
             residual[np.newaxis],
@@ -397,6 +463,7 @@ def _clean(
             beam.bmaj_rad,
             settings,
             setup.imaging.threads,
+            mask,
         )
         if found.iterations == 0:
             break
@@ -405,13 +472,18 @@ def _clean(
             raise _Diverged("its components grew beyond the brightest pixel")
         before, residual = residual, data.dirty(stokes, model)
         iterations += found.iterations
-        peak, rms = _peak(residual) / _peak(before), float(residual.std() / before.std())
+        peak, rms = (
+            _peak(residual, mask) / _peak(before, mask),
+            float(residual.std() / before.std()),
+        )
         if not max(peak, rms) <= GREW:  # nor not a number
             raise _Diverged(f"a cycle left {peak:.3g} of its peak and {rms:.3g} of its rms")
         if 1 - min(peak, rms) < rule.convergence:
             break
-    return _Cleaned(model, residual, iterations)
+    return _Cleaned(model, residual, iterations, mask)
 
 
-def _peak(image: Image) -> float:
-    return float(np.abs(image).max())
+def _peak(image: Image, mask: Mask | None = None) -> float:
+    """Return the highest absolute value, where the mask is true; 0 if it is nowhere."""
+    inside = image if mask is None else image[mask]
+    return float(np.abs(inside).max(initial=0))

@@ -21,6 +21,7 @@ from batch_imaging.io.measurement_set import (
     SetStructure,
     describe_structure,
     read_cells,
+    shown_groups,
 )
 from batch_imaging.kernels.stokes import stokes_recipe
 from batch_imaging.model.beam import SPEED_OF_LIGHT_M_S
@@ -60,7 +61,7 @@ class Selection:
     Attributes
     ----------
     field: number or name; None if there is one only.
-    windows: numbers of spectral windows; empty for all.
+    windows: numbers or names of spectral windows; empty for all.
     channels: of the axis of the planes before averaging; empty for all.
     times_mjd_s: ranges of begin and end; empty for all.
     step: planes along time are scans or integrations.
@@ -70,7 +71,7 @@ class Selection:
 
     axis: Axis = "channel"
     field: str | None = None
-    windows: tuple[int, ...] = ()
+    windows: tuple[str, ...] = ()
     channels: tuple[SpectralRange, ...] = ()
     times_mjd_s: tuple[tuple[float, float], ...] = ()
     step: Literal["scan", "integration"] = "scan"
@@ -115,6 +116,11 @@ class Plane:
     frame: Frame | None
     time_mjd_s: tuple[float, float]
     pieces: tuple[Piece, ...]
+
+    @property
+    def channel(self) -> int:
+        """Its position in the cube, for the log."""
+        return self.index
 
     def identity(self) -> dict[str, Any]:
         """Return all that the plane's pixels depend on, wherever in a cube or folder it stands."""
@@ -247,9 +253,7 @@ def _select_groups(structure: SetStructure, selection: Selection) -> Iterator[_S
             f"there is {', '.join(structure.data_columns) or 'none at all'}"
         )
     for number, group in enumerate(structure.groups):
-        if selection.field not in (None, str(group.field_id), group.field_name):
-            continue
-        if selection.windows and group.window_id not in selection.windows:
+        if not group.is_one_of((selection.field,) if selection.field else (), selection.windows):
             continue
         times = np.unique(group.time_mjd_s)
         inside = np.zeros(len(times), dtype=bool)
@@ -276,18 +280,17 @@ def _select_groups(structure: SetStructure, selection: Selection) -> Iterator[_S
 
 def _nothing_selected(structures: Sequence[SetStructure], selection: Selection) -> str:
     groups = [group for structure in structures for group in structure.groups]
-    there = sorted({f"{g.field_id} {g.field_name}, window {g.window_id}" for g in groups})
     asked = [
         f"{option} {value}"
         for option, value in (
             ("--field", selection.field),
-            ("--spw", ",".join(map(str, selection.windows))),
+            ("--spw", ",".join(selection.windows)),
             ("--times", "given" if selection.times_mjd_s else ""),
         )
         if value
     ]
     names = ", ".join(str(structure.path) for structure in structures)
-    return f"{names}: no data for {' '.join(asked)}; there are the fields {'; '.join(there)}"
+    return f"{names}: no data for {' '.join(asked)}; {shown_groups(groups)}"
 
 
 def _require_one_field(sources: Sequence[_Source]) -> None:

@@ -61,6 +61,10 @@ class _ChannelTask:
     units: tuple[Unit, ...]
     gains: tuple[UnitGains, ...]
 
+    @property
+    def channel(self) -> int:
+        return self.plane
+
 
 def run_spectral(
     ical: IcalResult, folder: Path, header: ImageHeader, executor: Executor, progress: Progress
@@ -95,9 +99,6 @@ def run_spectral(
                 executor.map(image_channel, tasks, ical.model, ical.setup, tuple(files.values()))
             )
         )
-        for channel in channels:
-            if channel.problem:
-                LOG.warning("%s; its planes are blank", channel.problem)
         beams = tuple(channel.beam for channel in channels)
         rms = np.array([channel.rms_jy for channel in channels])
         executor.run(line.finish, beams, rms)
@@ -145,6 +146,7 @@ def image_channel(
         beam = beam_of_psf(psf.normalised(), setup, data)
     except DataError as error:  # one bad channel must not end the others; its planes stay NaN
         nan, problem = float("nan"), str(error)
+        LOG.warning("%s; its planes are blank", problem)
         return ChannelOutcome(task.freq_hz, task.chan_width_hz, None, nan, nan, problem)
     residual = line.normalised()
     continuum = convolve_with_beam(model.plane(task.freq_hz), beam, geometry.cell_rad)

@@ -2,7 +2,8 @@
 
 A unit of work reads rows of one field and spectral window, takes the continuum out by a model, by a
 polynomial fit or by one after the other, and writes the same rows. Results go to a new column, or
-to a copy of the set; either takes its name when it is complete.
+to a copy of the set; either takes its name when it is complete. Rows of fields and windows that
+were not asked for are in it as they were.
 """
 
 import logging
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from batch_imaging.errors import DataError, ParameterError, ProductError, ResourceError
 from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.progress import Progress
+from batch_imaging.io.line_free_file import LineFreeChannels, read_line_free, write_line_free
 from batch_imaging.io.measurement_set import (
     RowBlock,
     RowGroup,
@@ -27,6 +29,7 @@ from batch_imaging.io.measurement_set import (
     new_column,
     read_rows,
     remove_columns,
+    shown_groups,
     write_column_record,
     write_rows,
 )
@@ -45,6 +48,7 @@ from batch_imaging.model.spectral_axis import (
     SpectralAxis,
     SpectralRange,
     doppler_factor,
+    parse_ranges,
 )
 from batch_imaging.pipelines.model_source import ModelSource, Sampling, load_source
 
@@ -62,12 +66,12 @@ _WAYS: tuple[Way, ...] = ("product", "degrid")
 
 @dataclass(frozen=True, slots=True)
 class LineFree:
-    """Where there is no line: ranges, or what clipping finds, or everywhere.
+    """Where there is no line: ranges, or those of a file, or what clipping finds, or everywhere.
 
     Ranges in Hz and m/s hold in ``frame``, at the middle of the observation.
     """
 
-    ranges: tuple[SpectralRange, ...] = ()
+    ranges: tuple[SpectralRange, ...] | Path = ()
     clip_sigma: float | None = None
     frame: Frame = "TOPO"
     rest_freq_hz: float | None = None
@@ -84,6 +88,7 @@ class Subtraction:
     model: a file, or a model in memory; for "model".
     fit_order: of the polynomials; for "fit".
     way: of prediction; None takes the cheaper.
+    fields, windows: numbers or names of those that are done; empty for all.
     """
 
     methods: tuple[Method, ...]
@@ -92,6 +97,8 @@ class Subtraction:
     line_free: LineFree = LineFree()
     column: str = "DATA"
     way: Way | None = None
+    fields: tuple[str, ...] = ()
+    windows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.methods or len(set(self.methods)) < len(self.methods):
@@ -111,6 +118,7 @@ class GroupPlan:
     Attributes
     ----------
     group: without its rows, which the units have.
+    methods: none where the rows stay as they are.
     line_free: (chan,) the channels that are fitted; those of clipping are found when it runs.
     way: of prediction.
     cost_s: of the prediction, about, on one core.
@@ -119,6 +127,7 @@ class GroupPlan:
     """
 
     group: RowGroup
+    methods: tuple[Method, ...]
     n_stations: int
     line_free: Mask
     way: Way
@@ -146,10 +155,21 @@ class SetPlan:
     def path(self) -> Path:
         return self.structure.path
 
+    @property
+    def done(self) -> tuple[GroupPlan, ...]:
+        """The groups that are not left as they are."""
+        return tuple(plan for plan in self.groups if plan.methods)
+
+    @property
+    def line_free_file(self) -> Path:
+        """Where the channels that clipping found are written."""
+        target = self.output or self.path
+        return target.with_name(f"{target.name}.line_free.csv")
+
     def __str__(self) -> str:
         target = self.output or self.path
         lines = [f"{self.path}: {self.output_column} of {target}"]
-        for plan in self.groups:
+        for plan in self.done:
             window = plan.group.window
             lines.append(
                 f"  {plan.group.field_name}, {window.freq_hz.mean() / 1e6:.6g} MHz: "
@@ -167,7 +187,8 @@ class SetResult:
     Attributes
     ----------
     path: of the set; column: of the result.
-    line_free: (chan,) of each field and spectral window, in the plan's order.
+    line_free: (chan,) of each field and spectral window that was done, in the plan's order.
+    line_free_file: where these are, if clipping found them.
     n_samples: good ones that were read.
     n_unknown: of these, blank now because their continuum could not be fitted.
     rms_before_jy, rms_after_jy: over line-free channels, of all correlations.
@@ -180,6 +201,27 @@ class SetResult:
     n_unknown: int
     rms_before_jy: float
     rms_after_jy: float
+    line_free_file: Path | None = None
+
+
+def order_methods(order: str | None, has_model: bool, has_fit: bool) -> tuple[Method, ...]:
+    """Return the methods that are asked for in their order, by default the model first.
+
+    Raises
+    ------
+    ParameterError: there is none, or the order names others.
+    """
+    wanted: dict[Method, bool] = {"model": has_model, "fit": has_fit}
+    given = tuple(method for method in wanted if wanted[method])
+    if not given:
+        raise ParameterError("nothing to subtract; give --model FILE, --fit ORDER or both")
+    if order is None:
+        return given
+    if sorted(order.split(",")) != sorted(given):
+        raise ParameterError(
+            f"--order {order}: must name what is asked for, {' and '.join(given)}, each once"
+        )
+    return given if order.split(",") == list(given) else given[::-1]
 
 
 def plan_subtraction(
@@ -234,6 +276,9 @@ def _plan_set(
                 f"{path}: has a column {column} already; choose another or --overwrite it"
             )
     groups = tuple(_plan_group(structure, group, subtraction) for group in structure.groups)
+    if not any(plan.methods for plan in groups):
+        asked = ", ".join(f"“{name}”" for name in (*subtraction.fields, *subtraction.windows))
+        raise DataError(f"{path}: no data for {asked}; {shown_groups(structure.groups)}")
     return SetPlan(structure, output, column, groups)
 
 
@@ -241,6 +286,9 @@ def _plan_group(structure: SetStructure, group: RowGroup, subtraction: Subtracti
     units = tuple(group.cut(UNIT_SAMPLES))
     n_stations = len(structure.stations)
     line_free = np.ones(len(group.window.freq_hz), dtype=bool)
+    small = replace(group, rows=group.rows[:0], time_mjd_s=group.time_mjd_s[:0])
+    if not group.is_one_of(subtraction.fields, subtraction.windows):
+        return GroupPlan(small, (), n_stations, line_free, "product", 0.0, units, group.rows[:0])
     if "fit" in subtraction.methods:
         line_free = _select_line_free(structure, group, subtraction.line_free)
         data = _data_name(structure.path, group)
@@ -256,8 +304,9 @@ def _plan_group(structure: SetStructure, group: RowGroup, subtraction: Subtracti
                 f"{_data_name(structure.path, group)}: field and baselines are too large for a "
                 "transform of components; predict by “product”"
             )
-    small = replace(group, rows=group.rows[:0], time_mjd_s=group.time_mjd_s[:0])
-    return GroupPlan(small, n_stations, line_free, way, cost_s, units, _spread_rows(group))
+    sample = _spread_rows(group)
+    methods = subtraction.methods
+    return GroupPlan(small, methods, n_stations, line_free, way, cost_s, units, sample)
 
 
 def _spread_rows(group: RowGroup) -> NDArray[np.integer]:
@@ -296,6 +345,8 @@ def _select_line_free(structure: SetStructure, group: RowGroup, wanted: LineFree
     if not wanted.ranges:
         return np.ones(len(window.freq_hz), dtype=bool)
     data = _data_name(structure.path, group)
+    if isinstance(wanted.ranges, Path):
+        return _read_line_free(wanted.ranges, group, data)
     in_hertz = any(one.unit != "chan" for one in wanted.ranges)
     axis = SpectralAxis(window.freq_hz, window.chan_width_hz, rest_freq_hz=wanted.rest_freq_hz)
     if in_hertz and window.frame != wanted.frame:
@@ -314,6 +365,18 @@ def _select_line_free(structure: SetStructure, group: RowGroup, wanted: LineFree
         raise DataError(f"{data}: {error}") from error
 
 
+def _read_line_free(path: Path, group: RowGroup, data: str) -> Mask:
+    n_chan = len(group.window.freq_hz)
+    for row in read_line_free(path):
+        if (row.field, row.spw, row.n_chan) == (group.field_name, group.window_id, n_chan):
+            axis = SpectralAxis(group.window.freq_hz, group.window.chan_width_hz)
+            return axis.select(parse_ranges(row.channels))
+    raise DataError(
+        f"{path}: has no line-free channels for {data}, window {group.window_id} of {n_chan} "
+        "channels; add a row, or leave it out with --field and --spw"
+    )
+
+
 def _data_name(path: Path, group: RowGroup) -> str:
     return f"{path}, field {group.field_name}, {group.window.freq_hz.mean() / 1e6:.6g} MHz"
 
@@ -326,9 +389,17 @@ def worker_bytes(subtraction: Subtraction) -> int:
 
 
 def run_subtraction(
-    plans: Sequence[SetPlan], subtraction: Subtraction, executor: Executor, progress: Progress
+    plans: Sequence[SetPlan],
+    subtraction: Subtraction,
+    executor: Executor,
+    progress: Progress,
+    threads: int | None = None,
 ) -> tuple[SetResult, ...]:
     """Subtract, set after set; each result is complete or not there.
+
+    Parameters
+    ----------
+    threads: of a unit's native libraries; by default those that the executor has for it.
 
     Raises
     ------
@@ -337,7 +408,8 @@ def run_subtraction(
     """
     if isinstance(subtraction.model, Path):  # workers may run in another folder
         subtraction = replace(subtraction, model=subtraction.model.absolute())
-    return tuple(_run_set(plan, subtraction, executor, progress) for plan in plans)
+    threads = threads or executor.native_threads
+    return tuple(_run_set(plan, subtraction, executor, progress, threads) for plan in plans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,13 +445,22 @@ class _Sums:
 
 
 def _run_set(
-    plan: SetPlan, subtraction: Subtraction, executor: Executor, progress: Progress
+    plan: SetPlan,
+    subtraction: Subtraction,
+    executor: Executor,
+    progress: Progress,
+    threads: int,
 ) -> SetResult:
-    groups, path = plan.groups, plan.path.absolute()
-    if "fit" in subtraction.methods and subtraction.line_free.clip_sigma:
-        samples = [replace(group, units=()) for group in groups]
+    path = plan.path.absolute()
+    clips = "fit" in subtraction.methods and subtraction.line_free.clip_sigma is not None
+    if clips:
+        samples = [replace(group, units=()) for group in plan.done]
         masks = executor.map(find_line_free, samples, path, subtraction)
-        groups = tuple(replace(g, line_free=m) for g, m in zip(groups, masks, strict=True))
+        groups = (
+            replace(group, line_free=next(masks)) if group.methods else group
+            for group in plan.groups
+        )
+        plan = replace(plan, groups=tuple(groups))
     with ExitStack() as stack:
         target, in_place, column = path, plan.output is None, plan.output_column
         if plan.output:
@@ -397,16 +478,18 @@ def _run_set(
                 replace(group, units=(), sample=rows[:0]),
                 rows,
             )
-            for group in groups
+            for group in plan.groups
             for rows in group.units
         ]
         total = _Sums()
         with progress.stage(f"subtraction {plan.path.name}", len(units)) as bar:
-            results = executor.map(subtract_rows, units, subtraction, executor.native_threads)
+            results = executor.map(subtract_rows, units, subtraction, threads)
             for sums in bar.track(results):
                 total += sums
         _require_result(plan.path, total)
-        write_column_record(target, column, _record(groups, subtraction))
+        write_column_record(target, column, _record(plan.done, subtraction))
+    if clips:
+        write_line_free(plan.line_free_file, list(map(_line_free_row, plan.done)))
     if total.n_unknown:
         LOG.warning(
             "%s: %d of %d samples have no continuum, for want of line-free channels that are not "
@@ -419,12 +502,18 @@ def _run_set(
     return SetResult(
         plan.output or plan.path,
         plan.output_column,
-        tuple(group.line_free for group in groups),
+        tuple(group.line_free for group in plan.done),
         total.n_samples,
         total.n_unknown,
         float(np.sqrt(total.before_jy2 / counted)),
         float(np.sqrt(total.after_jy2 / counted)),
+        plan.line_free_file if clips else None,
     )
+
+
+def _line_free_row(plan: GroupPlan) -> LineFreeChannels:
+    group, channels = plan.group, shown_channels(plan.line_free)
+    return LineFreeChannels(group.field_name, group.window_id, len(plan.line_free), channels)
 
 
 def _require_result(path: Path, total: _Sums) -> None:
@@ -457,13 +546,16 @@ def subtract_rows(unit: _Unit, subtraction: Subtraction, threads: int) -> _Sums:
     plan = unit.plan
     block = read_rows(unit.path, unit.rows, subtraction.column)
     vis = block.vis
-    for method in subtraction.methods:
+    for method in plan.methods:
         if method == "model":
             vis = _subtract_model(replace(block, vis=vis), plan, subtraction, threads)
         else:
             basis = make_basis(plan.group.window.freq_hz, subtraction.fit_order)
             vis = subtract_fit(vis, block.weight, plan.line_free, basis)
-    write_rows(unit.target, unit.rows, unit.target_column, vis, flag_blank=unit.flag_blank)
+    stored = np.where(block.finite, vis, np.nan)
+    write_rows(unit.target, unit.rows, unit.target_column, stored, flag_blank=unit.flag_blank)
+    if not plan.methods:
+        return _Sums()
     good = block.weight > 0
     known = np.isfinite(vis)
     counted = good & known & plan.line_free[:, np.newaxis]
@@ -497,7 +589,7 @@ def find_line_free(plan: GroupPlan, path: Path, subtraction: Subtraction) -> Mas
     assert sigma is not None
     block = read_rows(path, plan.sample, subtraction.column)
     vis = block.vis
-    if subtraction.methods[0] == "model":
+    if plan.methods[0] == "model":
         vis = _subtract_model(block, plan, subtraction, threads=1)
     basis = make_basis(plan.group.window.freq_hz, subtraction.fit_order)
     data = _data_name(path, plan.group)

@@ -52,6 +52,12 @@ class Unit:
     integrations: tuple[int, int]
     group: int = 0
 
+    @property
+    def channel(self) -> str:
+        """The positions of its windows along the frequency axis, for the log."""
+        first, last = self.windows[0].index, self.windows[-1].index
+        return f"{first}-{last}" if first != last else str(first)
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedUnit:

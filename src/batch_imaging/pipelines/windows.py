@@ -94,6 +94,10 @@ class _WindowTask:
     units: tuple[Unit, ...]
     header: ImageHeader | None
 
+    @property
+    def channel(self) -> int:
+        return self.window.index
+
 
 @dataclass(frozen=True, slots=True)
 class _WindowWork:
@@ -176,7 +180,7 @@ def image_windows(
         for cube in cubes.values():
             executor.run(cube.create)
         outcomes = tuple(bar.track(executor.map(image_window, tasks, model, setup, work)))
-        _report_problems(outcomes)
+        _require_an_image(outcomes)
         beams = tuple(outcome.beam for outcome in outcomes)
         rms = np.array([outcome.rms_jy for outcome in outcomes])
         peak = np.array([outcome.peak_jy for outcome in outcomes])
@@ -186,13 +190,11 @@ def image_windows(
     return outcomes
 
 
-def _report_problems(outcomes: Sequence[WindowOutcome]) -> None:
-    """Warn of windows that could not be imaged; raise DataError if none could."""
+def _require_an_image(outcomes: Sequence[WindowOutcome]) -> None:
+    """Raise DataError if no window could be imaged."""
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     if len(problems) == len(outcomes):
         raise DataError(problems[0])
-    for problem in problems:
-        LOG.warning("%s; its planes are blank", problem)
 
 
 def image_window(
@@ -218,6 +220,7 @@ def image_window(
         beam = beam_of_psf(psf, setup, str(task.window.path))
     except DataError as error:  # one bad window must not end the others; its planes stay NaN
         nan, problem = float("nan"), str(error)
+        LOG.warning("%s; its planes are blank", problem)
         return WindowOutcome(
             task.window, None, nan, nan, 0.0, correction, task.units, gains, times, problem
         )

@@ -49,17 +49,24 @@ def draw_map(hdu: fits.PrimaryHDU) -> bytes:
     return _png(figure)
 
 
-def draw_spectra(spectra: Sequence[Spectrum], axis: NDArray[np.float64], label: str) -> bytes:
-    """Draw a panel a position."""
-    height = 1.2 + 1.8 * len(spectra)
-    figure = Figure(figsize=(8, height), dpi=DPI, layout="constrained")
-    panels = figure.subplots(len(spectra), sharex=True, squeeze=False)[:, 0]
-    for axes, spectrum in zip(panels, spectra, strict=True):
-        axes.step(axis, spectrum.values, where="mid")
-        axes.axhline(0, color="0.7", lw=0.6)
-        axes.set_ylabel(spectrum.unit)
-        axes.set_title(spectrum.position.name, fontsize="small")
-    panels[-1].set_xlabel(label)
+def draw_spectra(
+    spectra: Sequence[Spectrum],
+    axis: NDArray[np.float64],
+    label: str,
+    before: Sequence[Spectrum] = (),
+) -> bytes:
+    """Draw a panel a position; beside it, those of the same positions before a subtraction."""
+    columns = [before, spectra] if before else [spectra]
+    figure = Figure(figsize=(8, 1.2 + 1.8 * len(spectra)), dpi=DPI, layout="constrained")
+    panels = figure.subplots(len(spectra), len(columns), sharex=True, squeeze=False)
+    for column, when, drawn in zip(panels.T, ("before: ", "after: "), columns, strict=False):
+        for axes, spectrum in zip(column, drawn, strict=True):
+            axes.step(axis, spectrum.values, where="mid")
+            axes.axhline(0, color="0.7", lw=0.6)
+            axes.set_ylabel(spectrum.unit)
+            title = f"{when if before else ''}{spectrum.position.name}"
+            axes.set_title(title, fontsize="small")
+        column[-1].set_xlabel(label)
     return _png(figure)
 
 

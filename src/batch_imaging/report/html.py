@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 
 from batch_imaging import __version__
+from batch_imaging.execution.worker_logs import COMBINED, LOGS, PATTERN
 from batch_imaging.parameters import Parameters, catalogue, parameter_hash
 from batch_imaging.report.fingerprint import Fingerprint
 from batch_imaging.report.numbers import brightness, fixed, significant, storage, thousands
@@ -66,9 +67,17 @@ def render_report(
         headlines=list(_headlines(run, quality)),
         pictures=[(p, base64.b64encode(p.png).decode("ascii")) for p in pictures],
         tables=[table for table in _tables(run, quality, fingerprints) if table.rows],
+        logs=_logs(run),
         version=__version__,
         parameter_hash=parameter_hash(run.parameters),
     )
+
+
+def _logs(run: RunRecord) -> list[str]:
+    """Return the logs of the workers, relative to the page."""
+    if run.parameters.engine.combined_log:  # they are combined when the run has ended
+        return [f"../{LOGS}/{COMBINED}"]
+    return sorted(f"../{LOGS}/{path.name}" for path in (run.buffers.img / LOGS).glob(PATTERN))
 
 
 @cache

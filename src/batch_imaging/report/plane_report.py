@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from batch_imaging.io.fits_image import ImageHeader, publishing, read_plane
+from batch_imaging.io.fits_image import ImageHeader, publishing
+from batch_imaging.io.plane_sink import read_plane
 from batch_imaging.pipelines.cube_imaging import CubeResult
 from batch_imaging.pipelines.plane_imaging import Outcome, PlaneResult
 
@@ -28,8 +29,8 @@ _STYLE = (
 )
 
 
-def write_plane_report(folder: Path, result: CubeResult) -> Path:
-    """Write the page.
+def write_plane_report(folder: Path, result: CubeResult, sections: Iterable[str] = ()) -> Path:
+    """Write the page, with more sections (HTML) before its table.
 
     Raises
     ------
@@ -44,8 +45,9 @@ def write_plane_report(folder: Path, result: CubeResult) -> Path:
         "<!doctype html>",
         f'<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>',
         f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1><p>{counts}</p>",
-        _picture(draw_maps(result), "Maps"),
-        _picture(draw_planes(result), "Noise, peak and beam"),
+        picture(draw_maps(result), "Maps"),
+        picture(draw_planes(result), "Noise, peak and beam"),
+        *sections,
         "<h2>Planes</h2><table><tr><th>plane<th>position<th>outcome<th>noise [Jy/beam]"
         "<th>peak [Jy/beam]<th>beam<th>iterations<th>remark",
         *(_row(plane, result.header) for plane in result.planes),
@@ -59,7 +61,7 @@ def write_plane_report(folder: Path, result: CubeResult) -> Path:
 def draw_maps(result: CubeResult) -> bytes:
     """Draw up to twelve planes, evenly spread but with the brightest, in one scale."""
     good = [plane for plane in result.planes if plane.outcome is Outcome.OK]
-    spread = {round(k) for k in np.linspace(0, len(good) - 1, min(MAPS, len(good)))}
+    spread = {round(k) for k in np.linspace(0, len(good) - 1, min(MAPS - 1, len(good)))}
     brightest = max(good, key=lambda plane: plane.peak_jy)
     shown = sorted({good[k].index for k in spread} | {brightest.index})
     noise_jy = float(np.median([plane.noise_jy for plane in good]))
@@ -141,7 +143,8 @@ def _cells(plane: PlaneResult, header: ImageHeader) -> Iterator[str]:
     yield str(plane.iterations)
 
 
-def _picture(png: bytes, title: str) -> str:
+def picture(png: bytes, title: str) -> str:
+    """Return a section of a page with a picture in it."""
     data = base64.b64encode(png).decode("ascii")
     return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">'
 

@@ -109,8 +109,11 @@ def _buffer_names(reader: Reader, pb_id: str) -> set[str]:
     block, state = reader.get_processing_block(pb_id), reader.get_processing_block_state(pb_id)
     parameters = block.parameters if block else {}
     asked = state.resources.buffers.keys() if state and state.resources else set()
+    source = parameters.get("input")
+    taken = source.get("buffer") if isinstance(source, dict) else None
     return {
         *asked,
+        *([str(taken)] if taken else []),
         *(str(parameters.get(f"buffer_{use}") or f"buff-{pb_id}-{use}") for use in ("vis", "img")),
     }
 

@@ -25,6 +25,7 @@ from batch_imaging.errors import (
     ClusterStartTimeout,
     ConfigVanished,
     ControlError,
+    DataError,
     EngineError,
     ResourceError,
 )
@@ -43,6 +44,7 @@ SILENT_DEPLOYER_S = 10.0
 """A deployer that writes no states is one of the SDP prototype, whose names are known."""
 SPARE = 1.25
 GIB = 2**30
+UNKNOWN_IMAGES_BYTES = 10 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,13 @@ def request_buffers(parameters: Parameters, plan: Plan) -> tuple[BufferRequest, 
     return tuple(requests)
 
 
+def request_images(parameters: Parameters) -> tuple[BufferRequest, ...]:
+    """Return the buffer of the images where nobody knows yet how large those will be."""
+    asked = parameters.buffer_img_size
+    size_bytes = parse_quantity(asked) if asked else UNKNOWN_IMAGES_BYTES
+    return (BufferRequest(str(parameters.buffer_img), 0, size_bytes, parameters.buffer_class),)
+
+
 def needed_size_bytes(data_bytes: int) -> int:
     """Return the size of a buffer for so much data: whole GiB, with some to spare."""
     return max(1, math.ceil(SPARE * data_bytes / GIB)) * GIB
@@ -130,6 +139,32 @@ def reserve_buffers(
         default = f"/buffer/{request.name}"
         folders[request.name] = Path(state.path if state and state.path else default)
     return folders
+
+
+def take_buffer(claimed: ClaimedBlock, name: str) -> Path:
+    """Return the folder of a buffer that is there; it is not changed, and stays.
+
+    In a cluster this may also be a claim that no deployment has made: the pods of the engine say
+    if it is missing.
+
+    Raises
+    ------
+    DataError: there is no such buffer.
+    """
+    deployment, is_cluster = None, False
+    for txn in claimed.config.txn():
+        deployment = txn.get_deployment(name)
+        has_leader = txn.raw.value(leader_path(HELM_DEPLOYER)) is not None
+        is_cluster = has_leader or _is_prototype(txn)
+    if deployment is None and is_cluster:
+        return Path("/buffer", name)
+    if deployment is None or deployment.chart != "buffer":
+        raise DataError(
+            f"{name}: there is no such buffer, which input.buffer names; "
+            "`batch-imaging buffers list` shows all"
+        )
+    state = _wait_until_running(claimed.config, name, BUFFER_DEADLINE_S)
+    return Path(state.path if state and state.path else f"/buffer/{name}")
 
 
 def _reserve_buffer(claimed: ClaimedBlock, request: BufferRequest, retain: bool) -> None:

@@ -2,18 +2,23 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from batch_imaging.errors import Cancelled, EngineError
+from batch_imaging.execution.conducting import conduct
 from batch_imaging.execution.executor import Executor, WorkerReport
+from batch_imaging.execution.plan import ImagingPlan, plan_imaging
 from batch_imaging.execution.progress import Progress
+from batch_imaging.execution.worker_logs import LOGS
+from batch_imaging.io.measurement_set import describe_measurement_set
 from batch_imaging.parameters import Parameters
 from batch_imaging.pipelines.batch import BatchResult, Buffers, RunIdentity, run_pipelines
 from batch_imaging.report import RunRecord, declare_products, write_report
+from batch_imaging.workflow.input_sets import ImageJob, find_sets, image_sets
 
 LOG = logging.getLogger("batch_imaging")
 
@@ -30,7 +35,10 @@ class Job:
     Attributes
     ----------
     sets: Measurement Sets to image instead of a simulation.
+    source: folder of the input buffer, in which the sets are found instead.
+    limit_bytes: that a worker may take, for what can only be planned when sets are seen.
     engine: what the report calls the executor.
+    performance_report: gets Dask's report of the workers, as HTML.
     """
 
     parameters: Parameters
@@ -38,9 +46,13 @@ class Job:
     buffers: Buffers
     engine: str
     sets: tuple[Path, ...] = ()
+    source: Path | None = None
+    limit_bytes: int = 0
+    performance_report: Path | None = None
     progress: Progress = field(default_factory=Progress)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     result: BatchResult = field(default_factory=BatchResult)
+    images: tuple[Path, ...] = ()
     peak_rss_bytes: dict[str, int] = field(default_factory=dict)
 
     def run(self, opened: AbstractContextManager[Executor]) -> Path:
@@ -52,8 +64,18 @@ class Job:
         ------
         BatchImagingError: of any kind; a report of what was reached is written all the same.
         """
-        with opened as executor:
+        combined = self.parameters.engine.combined_log
+        with (
+            opened as executor,
+            executor.log_to(self.buffers.img / LOGS, combined=combined),
+            executor.keep_performance_report(self.performance_report),
+        ):
             self.peak_rss_bytes = executor.peak_rss_bytes
+            if self.source:
+                self.sets = executor.run(find_sets, self.source, self.parameters.input.sets)
+                if self.parameters.image:
+                    return self._make_images(executor, self.source)
+                self._check_sets(executor)
             executor.run(
                 declare_products, self.buffers.img, self.parameters, self.started, self.identity
             )
@@ -73,6 +95,29 @@ class Job:
             with self.progress.stage("report"):
                 return executor.run(write_report, self._record())
 
+    def _make_images(self, executor: Executor, source: Path) -> Path:
+        """Run the flow of `batch-imaging image`, which a later job in the same buffer goes on."""
+        job = ImageJob(
+            self.parameters,
+            self.identity,
+            source,
+            self.sets,
+            self.buffers.img,
+            self.started,
+            self.engine,
+        )
+        LOG.info("Running imaging of %d Measurement Sets", len(self.sets))
+        self.images = conduct(executor, self.progress, image_sets, job, self.limit_bytes)
+        return self.images[-1]
+
+    def _check_sets(self, executor: Executor) -> None:
+        """Refuse sets that the workers have no memory for."""
+        plan = executor.run(
+            plan_sets, self.sets, self.parameters, self.limit_bytes * self.parameters.n_workers
+        )
+        for warning in plan.warnings:
+            LOG.warning("%s", warning)
+
     def _report_failure(self, executor: Executor, error: BaseException) -> None:
         """Write what was reached, and of what was begun leave nothing, if the workers still can."""
         is_urgent = isinstance(error, Cancelled | EngineError) or not isinstance(error, Exception)
@@ -89,6 +134,7 @@ class Job:
 
     def products(self) -> Iterator[Path]:
         """Yield what was made and is there, in the order it was made; not all it might have."""
+        yield from self.images[:-1]
         if self.result.simulation:
             yield from self.result.simulation.sets
         for made in (self.result.simulation, self.result.ical, self.result.spectral):
@@ -110,6 +156,12 @@ class Job:
             engine=self.engine,
             error=error,
         )
+
+
+def plan_sets(sets: Sequence[Path], parameters: Parameters, available_bytes: int) -> ImagingPlan:
+    """Plan the imaging of sets from what they say of themselves (a unit)."""
+    infos = [describe_measurement_set(path) for path in sets]
+    return plan_imaging(parameters, infos, available_bytes=available_bytes)
 
 
 def close_failed_run(run: RunRecord) -> Path:

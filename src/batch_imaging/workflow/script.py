@@ -6,6 +6,7 @@ from collections.abc import Callable
 from batch_imaging.control.config import Config
 from batch_imaging.control.config.entities import Status
 from batch_imaging.errors import BatchImagingError, Cancelled, OwnershipLost, ParameterError
+from batch_imaging.logging_format import log_tags
 from batch_imaging.workflow.claimed_block import ClaimedBlock
 from batch_imaging.workflow.deployments import remove_engine
 from batch_imaging.workflow.interruption import Interruptions
@@ -30,7 +31,7 @@ def process(pb_id: str) -> None:
         claimed = ClaimedBlock.claim(config, pb_id)
         LOG.info("Claimed processing block %s", pb_id)
         try:
-            with Interruptions(claimed):
+            with Interruptions(claimed), log_tags(pb_id=claimed.id):
                 _script(claimed)(claimed)
         except BaseException as error:
             _clean_up(claimed, *_outcome(error))

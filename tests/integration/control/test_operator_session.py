@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from sessions import SMALL, StandAlone, batch_imaging, scheduling_block, status_of, wait_until
 
-from batch_imaging.control.config.entities import Status
+from batch_imaging.control.config.entities import Deployment, Status
+from batch_imaging.execution.executor import SerialExecutor
+from batch_imaging.execution.progress import Progress
+from batch_imaging.parameters import load_parameters
+from batch_imaging.pipelines.simulate import run_simulation
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -104,3 +108,52 @@ def test_a_second_block_reuses_the_buffers_of_the_first(stand_alone):
     assert created[0] == created[1]
     report = stand_alone.folder / "buffers/buff-shared/provenance.json"
     assert json.loads(report.read_text())["pb_id"] == "pb-second-20200523-00001"
+
+
+def test_sets_of_a_buffer_are_imaged(stand_alone):
+    buffers = stand_alone.folder / "buffers"
+    with stand_alone.config() as config:
+        for txn in config.txn():
+            txn.create_deployment(
+                Deployment(id="buff-given", type="helm", args={"chart": "buffer", "values": {}})
+            )
+        wait_until(config, lambda view: view.get_deployment_state("buff-given"), "the buffer")
+    given = load_parameters(SMALL | {"nfreqwin": 2})
+    run_simulation(given, buffers / "buff-given", SerialExecutor(), Progress(show_bar=False))
+    left = sorted(path.name for path in (buffers / "buff-given").iterdir())
+    parameters = {
+        "n_workers": 1,
+        "imaging": {"npixel": 128},
+        "buffer_img": "buff-line",
+        "buffer_img_size": "100Mi",
+        "input": {"buffer": "buff-given"},
+        "image": {"clean": False, "cellsize": 0.002, "moments": 5.0},
+    }
+    state, stages = run_block(stand_alone, "imaging", parameters)
+    assert state.status == Status.FINISHED, state.reason
+    assert stages & {"imaging planes", "moments", "report"}  # as a worker has said
+    for name in ("image.fits", "moment0.fits", "report.html", "provenance.json"):
+        assert (buffers / "buff-line" / name).is_file()
+    assert sorted(path.name for path in (buffers / "buff-given").iterdir()) == left
+    missing = parameters | {"input": {"buffer": "buff-no"}}
+    state, _ = run_block(stand_alone, "missing", missing)
+    assert state.status == Status.FAILED
+    assert state.reason.startswith("buff-no: there is no such buffer, which input.buffer names")
+
+
+def run_block(stand_alone, name, parameters):
+    """Assign and release resources for a batch block; return its last state and its stages."""
+    request = scheduling_block(name, parameters)
+    realtime, batch = (block["id"] for block in request["processing_blocks"])
+    stages = set()
+
+    def has_ended(view):
+        state = view.get_processing_block_state(batch)
+        stages.add(state and state.stage)
+        return state and state.status.ended and state
+
+    stand_alone.device().AssignResources(json.dumps(request))
+    with stand_alone.config() as config:
+        wait_until(config, lambda view: status_of(view, realtime) == Status.RUNNING, realtime)
+        stand_alone.device().ReleaseResources()
+        return wait_until(config, has_ended, batch), stages

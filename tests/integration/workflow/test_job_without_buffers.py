@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from distributed import Worker, WorkerPlugin
 
-from batch_imaging.errors import DataError, EngineError
+from batch_imaging.errors import DataError, EngineError, ResourceError
 from batch_imaging.execution.engines.local import local_executor
-from batch_imaging.execution.executor import DaskExecutor
+from batch_imaging.execution.executor import DaskExecutor, SerialExecutor
 from batch_imaging.execution.progress import Progress
 from batch_imaging.pipelines.batch import Buffers, RunIdentity
+from batch_imaging.pipelines.simulate import run_simulation
 from batch_imaging.workflow.job import Job
 
 pytestmark = pytest.mark.integration
@@ -79,6 +80,22 @@ def test_products_are_those_of_a_process_that_sees_them(
         assert (mounted / name).read_bytes() == (seen / name).read_bytes(), name
     summary = json.loads((mounted / "img/report/summary.json").read_text())
     assert summary["outcome"] == "finished"
+
+
+def test_images_of_an_input_are_led_by_a_worker(executor, mounted, make_parameters):
+    parameters = make_parameters(
+        nfreqwin=2, input={"buffer": "vis"}, image={"clean": False, "cellsize": 0.002, "moments": 5}
+    )
+    run_simulation(parameters, mounted / "vis", SerialExecutor(), Progress(show_bar=False))
+    job = make_job(parameters, Path())
+    job.source, job.limit_bytes = Path("vis"), 2**30
+    page = job.run(nullcontext(executor))
+    assert page == mounted / "img/report.html"
+    assert all(path.is_file() for path in job.products())
+    assert "imaging planes" in {stage.name for stage in job.progress.stages}
+    job.limit_bytes = 10**6
+    with pytest.raises(ResourceError, match=r"a worker takes about .* and may have 1 MB"):
+        job.run(nullcontext(executor))
 
 
 def test_a_failed_run_is_reported_and_leaves_nothing_half_done(

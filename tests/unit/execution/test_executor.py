@@ -50,6 +50,14 @@ def test_memory_is_recorded():
     assert 2**20 < peak <= peak_rss_bytes() < 2**40
 
 
+def test_units_are_in_the_log_file(tmp_path):
+    with SerialExecutor().log_to(tmp_path), pytest.raises(ValueError, match="-2 is negative"):
+        list(SerialExecutor().map(scale, [1, -2], 1))
+    lines = (tmp_path / "worker-serial.log").read_text().splitlines()
+    assert [line.split("|")[6] for line in lines] == ["unit:0", "unit:0", "unit:1", "unit:1"]
+    assert lines[-1].endswith("ValueError: -2 is negative")
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_native_threads_are_set(threads):
     executor = SerialExecutor(threads)

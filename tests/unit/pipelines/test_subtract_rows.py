@@ -196,6 +196,13 @@ def test_clipping_writes_its_mask(path):
     (result,) = run([path], clipped)
     assert not result.line_free[0][10:15].any()
     assert np.count_nonzero(result.line_free[0]) > 10
+    assert result.line_free_file == path.with_name("a.ms.line_free.csv")
+    again = replace(FIT, line_free=LineFree(result.line_free_file))
+    (plan,) = plan_subtraction([path], again, output_column="AGAIN")
+    np.testing.assert_array_equal(plan.groups[0].line_free, result.line_free[0])
+    result.line_free_file.write_text("field,spw,n_chan,channels\nM31,0,24,0~3\n")
+    with pytest.raises(DataError, match=r"has no line-free channels for .*a\.ms, field"):
+        plan_subtraction([path], again, output_column="AGAIN")
 
 
 def test_many_units_are_one_unit(path, monkeypatch):
@@ -287,6 +294,14 @@ def test_two_spectral_windows_are_fitted_apart(path):
         rest = main.getcol("LINE_DATA")
     np.testing.assert_allclose(rest[numbers == 1], 0, atol=1e-5)
     assert np.abs(rest[numbers == 0][:, 12]).mean() == pytest.approx(0.5, abs=0.01)
+    (result,) = run([path], replace(FIT, windows=("1",)), output_column="SECOND")
+    assert len(result.line_free) == 1
+    with table(str(path), ack=False) as main:
+        second = main.getcol("SECOND")
+    np.testing.assert_allclose(second[numbers == 1], 0, atol=1e-5)
+    np.testing.assert_array_equal(second[numbers == 0], data[numbers == 0])
+    with pytest.raises(DataError, match="no data for “M31”; there are the fields 0 field, window"):
+        run([path], replace(FIT, fields=("M31",)), output_column="THIRD")
 
 
 def test_spectra_without_channels_become_blank_and_flagged(path, tmp_path, caplog):
@@ -295,12 +310,16 @@ def test_spectra_without_channels_become_blank_and_flagged(path, tmp_path, caplo
         flags[5, :22] = True
         flags[:, 3] = True
         main.putcol("FLAG", flags)
+        data = main.getcol("DATA")
+        data[6, 4] = np.nan
+        main.putcol("DATA", data)
     (result,) = run([path], FIT, output=tmp_path / "line")
     assert result.n_unknown == 4
     assert "have no continuum" in caplog.text
     with table(str(result.path), ack=False) as main:
         assert main.getcol("FLAG")[5].all()
-        assert not main.getcol("FLAG")[6, 4:].any()
+        assert main.getcol("FLAG")[6, 4].all()
+        assert not main.getcol("FLAG")[6, 5:].any()
 
 
 def test_what_cannot_be_fitted_is_refused(path):

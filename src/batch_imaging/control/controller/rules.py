@@ -60,7 +60,10 @@ class Unended:
     @property
     def buffers(self) -> set[str]:
         """The buffers it uses or will use, as far as they are known yet."""
-        named = (self.block.parameters.get(name) for name in ("buffer_vis", "buffer_img"))
+        parameters = self.block.parameters
+        source = parameters.get("input")
+        named = [parameters.get(name) for name in ("buffer_vis", "buffer_img")]
+        named += [source.get("buffer")] if isinstance(source, dict) else []
         return set(self.need.buffers) | {name for name in named if isinstance(name, str)}
 
     def end(self, status: Status, reason: str, if_unowned: bool = False) -> Change:

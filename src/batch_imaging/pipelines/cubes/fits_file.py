@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.table import Table
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
@@ -209,8 +210,9 @@ class FitsWriter:
         dtype: Any,
         header: fits.Header,
         beams_deg: NDArray[np.float64] | None,
+        channels: Table | None = None,
     ) -> "FitsWriter":
-        """Write header, blank space for the pixels, and the BEAMS table."""
+        """Write header, blank space for the pixels, and the tables BEAMS and CHANNELS."""
         stored = np.dtype(dtype).newbyteorder(">")
         whole = fits.Header([("SIMPLE", True), ("BITPIX", -8 * stored.itemsize), ("NAXIS", 4)])
         for axis, length in enumerate((*reversed(shape), 1), 1):
@@ -232,6 +234,13 @@ class FitsWriter:
         os.truncate(path, offset + -(-n_bytes // BLOCK_BYTES) * BLOCK_BYTES)
         if beams_deg is not None:
             table = _beams_table(beams_deg)
+            fits.append(path, table.data, table.header)
+        if channels is not None:
+            table = fits.table_to_hdu(channels)
+            table.name, table.ver = "CHANNELS", 1
+            for column in table.columns:
+                if column.unit == "Jy beam-1":
+                    column.unit = "Jy/beam"  # as everywhere else
             fits.append(path, table.data, table.header)
         return cls(path, offset, shape, stored.str)
 

@@ -20,6 +20,7 @@ from radio_beam import Beams
 
 from batch_imaging.errors import DataError
 from batch_imaging.io.zarr_cube import open_zarr_cube
+from batch_imaging.pipelines.cubes.channels import attach_channels, channels_of, read_channels
 from batch_imaging.pipelines.cubes.fits_file import cube_header, open_fits
 from batch_imaging.pipelines.cubes.schedule import Along, Schedule
 from batch_imaging.pipelines.cubes.selection import Selection
@@ -51,18 +52,24 @@ def open_cube(
     DataError: it is missing, or not a cube; ResourceError: a chunk does not fit into memory.
     """
     with quiet():
-        source, header, beams_deg = _open(path, stokes)
+        source, header, beams_deg = _open(path, stokes, schedule)
         if beams_deg is not None and len(beams_deg) != source.shape[0]:
             raise DataError(
                 f"{path}: {len(beams_deg)} beams for {source.shape[0]} channels: mend its table "
                 "BEAMS"
             )
+        channels = read_channels(path, source.shape[0])
         whole = _make_cube(_lazy(source, (-1, -1, -1)), header, None)
+        attach_channels(whole, channels, same_pixels=True)
         place = selection.place(whole, path)
         shape = tuple(part.stop - part.start for part in place)
         data = _lazy(source, schedule.chunk_shape(shape, source.dtype.itemsize, along), place)
         header = cube_header(header, WCS(header)[place])
-        return _make_cube(data, header, None if beams_deg is None else beams_deg[place[0]])
+        cube = _make_cube(data, header, None if beams_deg is None else beams_deg[place[0]])
+        same_planes = shape[1:] == source.shape[1:]
+        channels = None if channels is None else channels[place[0]]
+        attach_channels(cube, channels, same_pixels=same_planes)
+        return cube
 
 
 def pixels(cube: Cube) -> da.Array:
@@ -94,7 +101,9 @@ def with_pixels(cube: Cube, data: da.Array, beams: NDArray[np.float64] | None = 
     """Return ``cube`` with other pixels, of the same shape, and other beams (chan, 3) if given."""
     if beams is None and has_many_beams(cube):
         beams = beams_deg(cube)
-    return _make_cube(data, header_of(cube), beams)
+    made = _make_cube(data, header_of(cube), beams)
+    attach_channels(made, channels_of(cube), same_pixels=False)
+    return made
 
 
 def has_many_beams(cube: Cube) -> bool:
@@ -113,21 +122,27 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def _open(path: Path, stokes: str) -> tuple[Any, fits.Header, NDArray[Any] | None]:
+def _open(
+    path: Path, stokes: str, schedule: Schedule
+) -> tuple[Any, fits.Header, NDArray[Any] | None]:
     if not path.exists():
         raise DataError(f"{path}: there is no such cube: check the name")
     if path.is_file():
         return open_fits(path, stokes)
     if (path / "zarr.json").exists():
-        return open_zarr_cube(path)
+        return open_zarr_cube(path, stokes)
     if (path / "table.dat").exists():
-        return _open_casa(path, stokes)
+        return _open_casa(path, stokes, schedule.casa_chunk_pixels)
     raise DataError(f"{path}: neither a FITS file nor a zarr cube nor a CASA image")
 
 
-def _open_casa(path: Path, stokes: str) -> tuple[da.Array, fits.Header, NDArray[Any] | None]:
+def _open_casa(
+    path: Path, stokes: str, chunk_pixels: int | None
+) -> tuple[da.Array, fits.Header, NDArray[Any] | None]:
     try:
-        found = StokesSpectralCube.read(str(path), format="casa_image")
+        found = StokesSpectralCube.read(
+            str(path), format="casa_image", target_chunksize=chunk_pixels
+        )
         cube = found[stokes] if isinstance(found, StokesSpectralCube) else found
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise DataError(f"{path}: not a CASA image cube with Stokes {stokes} ({error})") from error
@@ -168,15 +183,15 @@ class _Window:
 
 def _make_cube(data: da.Array, header: fits.Header, beams_deg: NDArray[Any] | None) -> Cube:
     meta = {"BUNIT": header["BUNIT"]} if header.get("BUNIT") else {}
-    with quiet():
-        wcs = WCS(header)
     if beams_deg is not None and not np.isfinite(beams_deg).any():
         beams_deg = None
     if beams_deg is not None and (beams_deg == beams_deg[0]).all():
         header = header.copy()
         header.update(zip(("BMAJ", "BMIN", "BPA"), map(float, beams_deg[0]), strict=True))
         beams_deg = None
-    if beams_deg is None:
-        return DaskSpectralCube(data, wcs, meta=meta, header=header)
-    beams = Beams(*(units.Quantity(column, "deg") for column in beams_deg.T))
-    return DaskVaryingResolutionSpectralCube(data, wcs, meta=meta, header=header, beams=beams)
+    with quiet():
+        wcs = WCS(header)
+        if beams_deg is None:
+            return DaskSpectralCube(data, wcs, meta=meta, header=header)
+        beams = Beams(*(units.Quantity(column, "deg") for column in beams_deg.T))
+        return DaskVaryingResolutionSpectralCube(data, wcs, meta=meta, header=header, beams=beams)

@@ -17,12 +17,14 @@ def rechunk_cube(
     stokes: str = "I",
     *,
     overwrite: bool = False,
+    tmp_dir: Path | None = None,
 ) -> None:
     """Copy a cube, holding only some chunks of the output at a time.
 
     Parameters
     ----------
     chunk: channels,rows,columns that a zarr output is read by; 0 for a whole axis.
+    tmp_dir: as of `write_cube`.
 
     Raises
     ------
@@ -30,7 +32,7 @@ def rechunk_cube(
     """
     if chunk is None:
         opened = open_cube(cube, schedule, stokes=stokes)
-        write_cube(opened, output, schedule, "rechunk", overwrite=overwrite)
+        write_cube(opened, output, schedule, "rechunk", overwrite=overwrite, tmp_dir=tmp_dir)
         return
     wanted = parse_chunk(chunk)
     if not isinstance(wanted, tuple):
@@ -44,4 +46,6 @@ def rechunk_cube(
         fitting = pixels(open_cube(cube, schedule, along, stokes=stokes)).chunksize
     block = tuple(max(n, fits // n * n) for n, fits in zip(smallest, fitting, strict=True))
     opened = open_cube(cube, replace(schedule, chunk=block), stokes=stokes)
-    write_cube(opened, output, schedule, "rechunk", overwrite=overwrite, chunk=smallest)
+    write_cube(
+        opened, output, schedule, "rechunk", overwrite=overwrite, chunk=smallest, tmp_dir=tmp_dir
+    )

@@ -47,6 +47,7 @@ class Schedule:
     address: of a Dask scheduler; without one, this process computes.
     chunk: (channels, rows, columns), 0 for the whole axis; or bytes; or a size that fits.
     memory_bytes: of this process, all told; by default half of what is free.
+    casa_chunk_pixels: of CASA images, whose tiles are read so many together; default 1,000,000.
     """
 
     workers: int = 1
@@ -54,6 +55,7 @@ class Schedule:
     chunk: tuple[int, int, int] | float | None = None
     memory_bytes: float | None = None
     progress: Progress = field(default_factory=Progress)
+    casa_chunk_pixels: int | None = None
 
     def chunk_shape(
         self, shape: tuple[int, ...], item_bytes: int, along: Along

@@ -11,6 +11,7 @@ from astropy.wcs.utils import skycoord_to_pixel
 from numpy.typing import NDArray
 
 from batch_imaging.errors import DataError, ParameterError
+from batch_imaging.pipelines.cubes.channels import channels_of
 from batch_imaging.pipelines.cubes.schedule import Place
 
 
@@ -92,6 +93,9 @@ def spectral_axis(
     ParameterError: there is no rest frequency.
     """
     axis = cube.spectral_axis
+    table = channels_of(cube)
+    if table is not None and "Hz" in (unit, axis.unit.to_string()):
+        axis = units.Quantity(table["FREQ"], "Hz")  # of which the axis is the best fit
     if axis.unit.is_equivalent(unit):
         if rest_freq_hz is None or unit == "Hz":
             return np.asarray(axis.to_value(unit))

@@ -21,6 +21,7 @@ from batch_imaging.pipelines.cubes.opening import (
     beams_deg,
     has_many_beams,
     pixels,
+    quiet,
     with_pixels,
 )
 from batch_imaging.pipelines.cubes.selection import parse_quantity
@@ -114,7 +115,9 @@ def smooth_spectra(cube: Cube, fwhm: float, kernel: Literal["gaussian", "box"], 
             f"{path}: beams differ between its channels: bring them to one by --common-beam"
         )
     shape = Gaussian1DKernel(fwhm / SIGMA_TO_FWHM) if kernel == "gaussian" else Box1DKernel(fwhm)
-    return cube.spectral_smooth(shape, convolve=partial(convolve, preserve_nan=True))
+    with quiet():
+        smoothed = cube.spectral_smooth(shape, convolve=partial(convolve, preserve_nan=True))
+    return with_pixels(cube, pixels(smoothed))
 
 
 def parse_beam(text: str) -> Beam:

@@ -1,0 +1,469 @@
+"""From Measurement Sets to a line cube, its moments and spectra, in stages that a rerun skips.
+
+The continuum is taken out of copies of the sets, the cube imaged from those, what is left of the
+continuum taken out of the cube, moments made and spectra read before and after: each only if asked
+for. Cubes go on plane by plane by their own journals; the other stages are in ``stages.jsonl``, by
+keys of all that they depend on, and count as done while their outputs stand as they were left.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs.utils import pixel_to_skycoord
+from numpy.typing import NDArray
+
+from batch_imaging import __version__
+from batch_imaging.errors import ParameterError
+from batch_imaging.execution.executor import Executor
+from batch_imaging.execution.journal import Journal, make_key, stamp_of
+from batch_imaging.execution.progress import Progress
+from batch_imaging.io.fits_image import Provenance
+from batch_imaging.model.spectral_axis import SpectralRange
+from batch_imaging.pipelines import subtraction as continuum
+from batch_imaging.pipelines.cube_imaging import CubeImaging, CubeResult, worker_bytes
+from batch_imaging.pipelines.cubes.continuum import ImageContinuum, subtract_continuum
+from batch_imaging.pipelines.cubes.extraction import (
+    Position,
+    Spectrum,
+    extract_spectra,
+    write_spectra,
+)
+from batch_imaging.pipelines.cubes.moments import Moment, Velocities, make_moments
+from batch_imaging.pipelines.cubes.opening import Cube, open_cube, quiet
+from batch_imaging.pipelines.cubes.schedule import Schedule
+from batch_imaging.pipelines.cubes.selection import spectral_axes
+from batch_imaging.pipelines.cubes.statistics import measure_cube
+from batch_imaging.pipelines.cubes.writing import creating, write_cube
+from batch_imaging.pipelines.plane_imaging import PlaneSetup
+from batch_imaging.pipelines.planes import PlanePlan, Selection, plan_planes
+from batch_imaging.pipelines.subtraction import SetPlan
+
+STAGES = "stages.jsonl"
+BEFORE, SUBTRACTED, LINE, SPECTRA = "before", "subtracted", "line", "spectra.csv"
+MOMENTS: tuple[Moment, ...] = ("0", "1", "2")
+N_POSITIONS = 3
+APART_BEAMS = 2.0
+MOMENT_SIGMA = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LineSteps:
+    """What is done besides imaging; None leaves a step out.
+
+    Attributes
+    ----------
+    subtraction: of the visibilities, before.
+    image_continuum: what is taken out of the cube.
+    moment_sigma: moments are of what stands so many times above the noise of its channel.
+    """
+
+    subtraction: continuum.Subtraction | None = None
+    image_continuum: ImageContinuum | None = None
+    moment_sigma: float | None = None
+
+
+def make_steps(
+    selection: Selection,
+    *,
+    model: Path | None = None,
+    fit_order: int | None = None,
+    image_order: int | None = None,
+    line_free: tuple[SpectralRange, ...] | Path = (),
+    clip_sigma: float | None = None,
+    order: str | None = None,
+    moment_sigma: float | None = None,
+) -> LineSteps:
+    """Return the steps that are asked for; frame and rest frequency are those of the selection.
+
+    Parameters
+    ----------
+    order: of the methods on visibilities, as in ``fit,model``.
+    moment_sigma: by default 5 where a continuum is subtracted from channels, else no moments.
+
+    Raises
+    ------
+    ParameterError: what was asked for does not go together.
+    """
+    if line_free and fit_order is None and image_order is None:
+        raise ParameterError("line-free channels belong to a fit; give its order, too")
+    if clip_sigma and fit_order is None:
+        raise ParameterError("channels are found by clipping in a fit to visibilities: order it")
+    if isinstance(line_free, Path) and image_order is not None:
+        raise ParameterError(
+            f"{line_free}: holds channels of visibilities, and the cube has others; give ranges"
+        )
+    rest_freq_hz, convention = selection.rest_freq_hz, selection.convention
+    subtraction = image_continuum = None
+    if model or fit_order is not None:
+        subtraction = continuum.Subtraction(
+            continuum.order_methods(order, model is not None, fit_order is not None),
+            model and model.absolute(),
+            fit_order or 0,
+            continuum.LineFree(
+                () if clip_sigma and image_order is not None else line_free,
+                clip_sigma,
+                selection.frame or "TOPO",
+                rest_freq_hz,
+                convention,
+            ),
+            selection.column,
+            fields=(selection.field,) if selection.field else (),
+            windows=selection.windows,
+        )
+    if image_order is not None and not isinstance(line_free, Path):
+        image_continuum = ImageContinuum(image_order, line_free, rest_freq_hz, convention)
+    if moment_sigma is None and (subtraction or image_continuum) and selection.axis == "channel":
+        moment_sigma = MOMENT_SIGMA
+    return LineSteps(subtraction, image_continuum, moment_sigma)
+
+
+@dataclass(frozen=True, slots=True)
+class LineResult:
+    """What was made.
+
+    Attributes
+    ----------
+    cube: its files["image"] is the cube of the line, its planes that cube's noise and peaks.
+    moments: maps by the name of the moment.
+    before, after: spectra at the brightest positions of moment 0; before is empty where no
+        continuum was subtracted.
+    velocity_km_s: (chan,) of the spectra.
+    """
+
+    files: tuple[Path, ...]
+    cube: CubeResult
+    moments: dict[Moment, Path] = field(default_factory=dict)
+    before: tuple[Spectrum, ...] = ()
+    after: tuple[Spectrum, ...] = ()
+    velocity_km_s: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """A step of which the journal says whether it is done: by its key, while its outputs stand."""
+
+    name: str
+    key: str
+    outputs: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, name: str, outputs: Sequence[Path], **depends_on: Any) -> "_Stage":
+        return cls(name, make_key(stage=name, version=__version__, **depends_on), tuple(outputs))
+
+
+class LineImaging:
+    """The stages from a plan of planes to their products in a folder."""
+
+    def __init__(
+        self,
+        plan: PlanePlan,
+        selection: Selection,
+        setup: PlaneSetup,
+        steps: LineSteps,
+        folder: Path,
+        provenance: Provenance,
+    ) -> None:
+        if selection.axis != "channel" and (steps.image_continuum or steps.moment_sigma):
+            raise ParameterError(
+                f"axis {selection.axis}: moments, and fits to the spectra of a cube, are of "
+                "channels; leave them out, or give axis channel"
+            )
+        self._plan, self._selection, self._setup, self._steps = plan, selection, setup, steps
+        self._folder, self._provenance = folder.absolute(), provenance
+        self._subtracted = tuple(self._folder / SUBTRACTED / path.name for path in plan.sets)
+        self._journal = Journal.read(self._folder / STAGES)
+        if steps.subtraction:  # what cannot be done is refused before anything starts
+            self._plan_subtraction(steps.subtraction)
+
+    @property
+    def worker_bytes(self) -> int:
+        """What a worker is expected to take at most."""
+        return max(worker_bytes(self._plan, self._setup), self.subtraction_bytes)
+
+    @property
+    def subtraction_bytes(self) -> int:
+        """What a worker is expected to take that subtracts from visibilities."""
+        subtraction = self._steps.subtraction
+        return continuum.worker_bytes(subtraction) if subtraction else 0
+
+    def __str__(self) -> str:
+        """Say what would be done, stage by stage."""
+        steps = self._steps
+        lines: list[str] = []
+        if steps.subtraction:
+            is_done = self._is_done(self._subtraction_stage(steps.subtraction))
+            lines += map(str, self._plan_subtraction(steps.subtraction))
+            lines.append(f"  {'done' if is_done else 'to do'}")
+            lines.append(str(self._before))
+            lines.append(str(self._after if is_done else self._cube(self._plan)))
+        else:
+            lines.append(str(self._cube(self._plan)))
+        if steps.image_continuum:
+            order = steps.image_continuum.order
+            lines.append(
+                f"{self._folder / LINE}: the cube without polynomials of order {order} through "
+                "the spectra of its pixels"
+            )
+        if steps.moment_sigma:
+            names = ", ".join(path.name for path in self._moment_paths.values())
+            lines.append(
+                f"{self._folder}: {names}, of what is above {steps.moment_sigma:g} times the "
+                f"noise; {SPECTRA}, at the {N_POSITIONS} brightest positions"
+            )
+        return "\n".join(lines)
+
+    def run(
+        self,
+        executor: Executor,
+        progress: Progress,
+        *,
+        max_failed: int,
+        memory_bytes: float | None = None,
+    ) -> LineResult:
+        """Do what is not done yet.
+
+        Parameters
+        ----------
+        max_failed: planes of a cube that may fail or diverge.
+        memory_bytes: that this process may take; by default half of what is free.
+
+        Raises
+        ------
+        BatchImagingError: of any kind; finished stages are kept for another run.
+        """
+        steps = self._steps
+        schedule = Schedule(memory_bytes=memory_bytes, progress=progress)
+        before: CubeResult | None = None
+        imaging = self._cube(self._plan)
+        if steps.subtraction:
+            self.subtract(executor, progress)
+            before = self._before.run(executor, progress, max_failed=max_failed)
+            imaging = self._after
+        cube = imaging.run(executor, progress, max_failed=max_failed)
+        files = tuple(cube.files.values())
+        if steps.image_continuum:
+            before = before or cube
+            cube = self._subtract_from_cube(cube, steps.image_continuum, schedule)
+            files = (*files, cube.files["image"])
+        if not steps.moment_sigma:
+            return LineResult(files, cube)
+        moments = self._make_moments(cube, steps.moment_sigma, schedule)
+        return self._with_spectra(LineResult(files, cube, moments), before, schedule)
+
+    def subtract(self, executor: Executor, progress: Progress, threads: int | None = None) -> None:
+        """Do the first stage alone, if there is one, which `run` then finds done.
+
+        Parameters
+        ----------
+        threads: of a worker; by default those that the executor has for it.
+        """
+        subtraction = self._steps.subtraction
+        if subtraction is None:
+            return
+
+        def make() -> dict[str, Any]:
+            plans = self._plan_subtraction(subtraction)
+            results = continuum.run_subtraction(plans, subtraction, executor, progress, threads)
+            return {
+                "rms_before_jy": [each.rms_before_jy for each in results],
+                "rms_after_jy": [each.rms_after_jy for each in results],
+            }
+
+        self._do(self._subtraction_stage(subtraction), make)
+
+    # ------------------------------------------------------------------------------- stages
+
+    def _subtraction_stage(self, subtraction: continuum.Subtraction) -> _Stage:
+        files = (subtraction.model, subtraction.line_free.ranges)
+        given = [file for file in files if isinstance(file, Path)]
+        return _Stage.of(
+            "subtraction",
+            self._subtracted,
+            how=asdict(subtraction),
+            inputs=[stamp_of(path) for path in (*self._plan.sets, *given)],
+        )
+
+    def _plan_subtraction(self, subtraction: continuum.Subtraction) -> tuple[SetPlan, ...]:
+        return continuum.plan_subtraction(
+            self._plan.sets, subtraction, output=self._folder / SUBTRACTED, overwrite=True
+        )
+
+    def _subtract_from_cube(
+        self, cube: CubeResult, how: ImageContinuum, schedule: Schedule
+    ) -> CubeResult:
+        source = cube.files["image"]
+        line = self._folder / f"{LINE}{source.suffix}"
+
+        def make() -> dict[str, Any]:
+            opened = self._open(source, schedule, "spectra")
+            write_cube(
+                subtract_continuum(opened, how, source), line, schedule, "subtract", overwrite=True
+            )
+            _, channels = measure_cube(open_cube(line, schedule), schedule, line)
+            return {
+                "noise": [_json_number(each.noise) for each in channels],
+                "peak": [_json_number(each.max) for each in channels],
+            }
+
+        stage = _Stage.of("continuum of the cube", [line], how=asdict(how), cube=stamp_of(source))
+        record = self._do(stage, make)
+        planes = tuple(
+            replace(plane, noise_jy=_number(noise), peak_jy=_number(peak))
+            for plane, noise, peak in zip(cube.planes, record["noise"], record["peak"], strict=True)
+        )
+        return replace(cube, files=cube.files | {"image": line}, planes=planes)
+
+    def _make_moments(
+        self, cube: CubeResult, sigma: float, schedule: Schedule
+    ) -> dict[Moment, Path]:
+        path, paths = cube.files["image"], self._moment_paths
+
+        def make() -> dict[str, Any]:
+            maps = make_moments(
+                self._open(path, schedule, "spectra"),
+                schedule,
+                path,
+                moments=MOMENTS,
+                velocities=self._velocities,
+                sigma=sigma,
+            )
+            for moment, hdu in maps.items():
+                with creating(paths[moment], overwrite=True) as partial:
+                    hdu.writeto(partial)
+            return {}
+
+        how = [sigma, asdict(self._velocities)]
+        stage = _Stage.of("moments", [*paths.values()], how=how, cube=stamp_of(path))
+        self._do(stage, make)
+        return paths
+
+    def _with_spectra(
+        self, result: LineResult, before: CubeResult | None, schedule: Schedule
+    ) -> LineResult:
+        path = result.cube.files["image"]
+        cube = self._open(path, schedule)
+        beams_rad = [plane.beam.bmaj_rad for plane in result.cube.planes if plane.beam]
+        apart = APART_BEAMS * float(np.median(beams_rad)) / self._setup.imaging.geometry.cell_rad
+        places = find_brightest(fits.getdata(result.moments["0"]), apart, cube)
+        after = extract_spectra(cube, places, schedule, path)
+        columns, spectra_before = after, []
+        if before:
+            path_before = before.files["image"]
+            cube_before = self._open(path_before, schedule)
+            spectra_before = extract_spectra(cube_before, places, schedule, path_before)
+            columns = [_named(spectrum, "before") for spectrum in spectra_before]
+            columns += [_named(spectrum, "after") for spectrum in after]
+        how = self._velocities
+        freq_hz, velocity_km_s = spectral_axes(cube, path, how.rest_freq_hz, how.convention)
+        table = self._folder / SPECTRA
+        with creating(table, overwrite=True) as partial:
+            write_spectra(partial, columns, freq_hz, velocity_km_s)
+        return replace(
+            result,
+            files=(*result.files, *result.moments.values(), table),
+            before=tuple(spectra_before),
+            after=tuple(after),
+            velocity_km_s=velocity_km_s,
+        )
+
+    # ------------------------------------------------------------------------------- parts
+
+    @property
+    def _before(self) -> CubeImaging:
+        """Of the data before subtraction, not cleaned: it only shows what was subtracted."""
+        setup = replace(self._setup, ical=None)
+        return CubeImaging(
+            self._plan, self._selection, setup, self._folder / BEFORE, self._provenance
+        )
+
+    @property
+    def _after(self) -> CubeImaging:
+        """Of the subtracted data, which are there."""
+        selection = replace(self._selection, column="DATA")
+        plan = plan_planes(self._subtracted, selection)
+        return self._cube(plan, selection)
+
+    def _cube(self, plan: PlanePlan, selection: Selection | None = None) -> CubeImaging:
+        selection = selection or self._selection
+        setup = replace(self._setup, column=selection.column)
+        return CubeImaging(plan, selection, setup, self._folder, self._provenance)
+
+    @property
+    def _moment_paths(self) -> dict[Moment, Path]:
+        return {moment: self._folder / f"moment{moment}.fits" for moment in MOMENTS}
+
+    @property
+    def _velocities(self) -> Velocities:
+        selection = self._selection
+        return Velocities(selection.rest_freq_hz, selection.convention)
+
+    def _open(self, path: Path, schedule: Schedule, along: Any = "any") -> Cube:
+        stokes = "I" if path.stem == LINE else self._selection.stokes[0]
+        return open_cube(path, schedule, along, stokes=stokes)
+
+    # ------------------------------------------------------------------------------- journal
+
+    def _do(self, stage: _Stage, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Make the outputs of a stage unless they stand there, and return its record."""
+        if not self._is_done(stage):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            figures = make()
+            self._journal.mend()
+            stamps = [stamp_of(path) for path in stage.outputs]
+            self._journal.append(stage.key, {"stage": stage.name, "outputs": stamps, **figures})
+        return self._journal.records[stage.key]
+
+    def _is_done(self, stage: _Stage) -> bool:
+        record = self._journal.records.get(stage.key)
+        return (
+            record is not None
+            and all(path.exists() for path in stage.outputs)
+            and [tuple(stamp) for stamp in record["outputs"]] == [*map(stamp_of, stage.outputs)]
+        )
+
+
+def find_brightest(
+    moment: NDArray[np.floating], apart_pixels: float, cube: Cube
+) -> tuple[Position, ...]:
+    """Return the brightest pixels of a map (row, column), so far apart, named by their direction.
+
+    NaN does not count; none may be left.
+    """
+    left = np.where(np.isfinite(moment), moment, -np.inf)
+    rows, columns = np.ogrid[: left.shape[0], : left.shape[1]]
+    found: list[Position] = []
+    while len(found) < N_POSITIONS and left.max() > 0:
+        row, column = map(int, np.unravel_index(left.argmax(), left.shape))
+        with quiet():
+            direction = pixel_to_skycoord(column, row, cube.wcs.celestial)
+        name = direction.to_string("hmsdms", precision=1)
+        found.append(Position(name, float(column), float(row)))
+        left[(rows - row) ** 2 + (columns - column) ** 2 < apart_pixels**2] = -np.inf
+    return tuple(found)
+
+
+def remove_line_products(folder: Path) -> None:
+    """Remove what earlier runs of the stages left in a folder, so that all is made anew."""
+    for name in (BEFORE, SUBTRACTED, f"{LINE}.zarr"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (STAGES, f"{LINE}.fits", SPECTRA, *(f"moment{m}.fits" for m in MOMENTS)):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _named(spectrum: Spectrum, when: str) -> Spectrum:
+    position = replace(spectrum.position, name=f"{spectrum.position.name} {when}")
+    return replace(spectrum, position=position)
+
+
+def _json_number(value: float) -> float | None:
+    return None if math.isnan(value) else value  # JSON has no NaN
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
