@@ -171,12 +171,14 @@ class BatchEngine(ABC):
 
     def scale(self, n_workers: int) -> None:
         alive = {job.id for job in self.jobs() if not job.is_over}
-        gone = [name for name, job in self._cluster.workers.items() if job.job_id not in alive]
-        if not gone and len(self._cluster.worker_spec) == n_workers:
+        workers = self._cluster.workers
+        for name, job in list(workers.items()):
+            if job.job_id not in alive:
+                LOG.info("job %s ended; another one is submitted", job.job_id)
+                job.status = Status.closed
+                workers.pop(name, None)
+        if len(workers) == n_workers:
             return
-        for name in gone:
-            LOG.info("job %s ended; another one is submitted", self._cluster.workers[name].job_id)
-            self._cluster.worker_spec.pop(name, None)
         self._submit(n_workers, COMMAND_S)
 
     def _submit(self, n_workers: int, deadline_s: float) -> None:

@@ -25,9 +25,10 @@ DASK_SETTINGS: dict[str, Any] = {
     "distributed.logging": {"distributed": "warning"},
     # What a scheduler keeps of each transition and event is kilobytes.
     "distributed.admin.low-level-log-length": 1000,
-    # A crowded network, or a node that swaps, is slow and not gone.
-    "distributed.comm.retry.count": 3,
-    "distributed.comm.timeouts.connect": "60s",
+    # A crowded network, or a node that swaps, is slow and not gone; yet what a dead worker had is
+    # asked for all the while, and only then computed again.
+    "distributed.comm.retry.count": 1,
+    "distributed.comm.timeouts.connect": "30s",
     "distributed.comm.timeouts.tcp": "60s",
     # The arguments of a unit may be images; they go to one worker, once.
     "distributed.admin.large-graph-warning-threshold": "1 GiB",
@@ -39,8 +40,7 @@ DASK_SETTINGS: dict[str, Any] = {
 
 
 LOCAL_SETTINGS: dict[str, Any] = DASK_SETTINGS | {
-    # On one machine, what does not answer is gone; what a dead worker had is asked for all the
-    # while, and only then computed again.
+    # On one machine, what does not answer is gone.
     "distributed.comm.retry.count": 0,
     "distributed.comm.timeouts.connect": "10s",
 }
