@@ -69,7 +69,7 @@ def test_units_longer_than_the_walltime_are_warned_of():
 
 
 def test_settings_of_the_environment_win(monkeypatch):
-    assert dask_settings()["distributed.comm.retry.count"] == 3
+    assert dask_settings()["distributed.comm.retry.count"] == 1
     monkeypatch.setenv("DASK_DISTRIBUTED__COMM__RETRY__COUNT", "7")
     assert dask_settings()["distributed.comm.retry.count"] == 7
 
