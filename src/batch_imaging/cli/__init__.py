@@ -8,7 +8,7 @@ import logging
 import signal
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -29,6 +29,7 @@ from batch_imaging.cli import (
 )
 from batch_imaging.cli.inventory import installed_parts
 from batch_imaging.errors import BatchImagingError
+from batch_imaging.signals import RaisingSignals
 
 LOG = logging.getLogger(__name__)
 
@@ -105,17 +106,19 @@ def _show_version(verbose: bool) -> None:
         typer.echo(f"{name:<18} {its_version}")
 
 
-def _terminate(*_: object) -> NoReturn:
-    """End by an exception, so that everything is cleaned up; a second signal ends at once."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise SystemExit(128 + signal.SIGTERM)
+def _stop(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+
+
+STOPPING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+"""Signals that end a command by an exception, so that all is cleaned up; then, each by itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the process's exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        return app(arguments, prog_name="batch-imaging", standalone_mode=False) or 0
+        with RaisingSignals(_stop, STOPPING):
+            return app(arguments, prog_name="batch-imaging", standalone_mode=False) or 0
     except BatchImagingError as error:
         _complain(str(error))
         return error.exit_code

@@ -8,7 +8,7 @@ import logging
 import signal
 import threading
 import time
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Self
 
 from batch_imaging.control.config import View
@@ -25,14 +25,13 @@ from batch_imaging.errors import (
     EngineError,
     OwnershipLost,
 )
+from batch_imaging.signals import RaisingSignals
 from batch_imaging.workflow.claimed_block import ClaimedBlock
 
 LOG = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PROGRESS_S = 1.0
-SOON_S = 0.02
-LOCKING = {"__enter__", "__exit__", "acquire", "release", "_acquire_restore", "_release_save"}
 
 
 class _Interrupted(BaseException):
@@ -47,23 +46,20 @@ class Interruptions:
     """Within this context the main thread is interrupted; after it, signals are ignored.
 
     The cause comes out of the context as it is; within, it is no Exception, so that nothing
-    swallows it, and it is raised nowhere where a lock would stay held.
+    swallows it.
 
     What follows is only cleaning up, which a second signal must not keep from being done.
     """
 
     def __init__(self, claimed: ClaimedBlock) -> None:
         self._claimed = claimed
-        self._armed = False
         self._closing = threading.Event()
         self._cause: BatchImagingError | None = None
-        self._heard: int = signal.SIGTERM
+        self._signals = RaisingSignals(self._interrupt, dict.fromkeys(SIGNALS, signal.SIG_IGN))
         self._thread = threading.Thread(target=self._follow, name="interruptions", daemon=True)
 
     def __enter__(self) -> Self:
-        self._armed = True
-        for number in (*SIGNALS, signal.SIGALRM):
-            signal.signal(number, self._raise)
+        self._signals.__enter__()
         self._thread.start()
         return self
 
@@ -73,27 +69,15 @@ class Interruptions:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._armed = False
-        for number in (*SIGNALS, signal.SIGALRM):
-            signal.signal(number, signal.SIG_IGN)
+        self._signals.__exit__(kind, error, traceback)
         self._closing.set()
         self._thread.join(PROGRESS_S)
         if isinstance(error, _Interrupted):
             raise error.cause from None
 
-    def _raise(self, number: int, frame: FrameType | None) -> None:
-        if not self._armed:
-            return
-        if number != signal.SIGALRM:
-            self._heard = number
-        if _is_locking(frame):
-            signal.setitimer(signal.ITIMER_REAL, SOON_S)  # and then it is SIGALRM
-            return
-        self._armed = False  # once is enough: what comes after is cleaning up
-        raise _Interrupted(
-            self._cause
-            or Cancelled(f"{self._claimed.id}: stopped by {signal.Signals(self._heard).name}")
-        )
+    def _interrupt(self, number: int) -> BaseException:
+        stopped = f"{self._claimed.id}: stopped by {signal.Signals(number).name}"
+        return _Interrupted(self._cause or Cancelled(stopped))
 
     def _follow(self) -> None:
         while not self._closing.is_set():
@@ -144,14 +128,3 @@ class Interruptions:
         except (Cancelled, OwnershipLost):
             return  # the next look at the view says the same
         self._closing.wait(max(0.0, PROGRESS_S / 2 - (time.monotonic() - begin)))
-
-
-def _is_locking(frame: FrameType | None) -> bool:
-    """Whether an exception that is raised here may leave a lock held."""
-    if frame and frame.f_code.co_name in LOCKING:
-        return True
-    while frame:
-        if frame.f_globals.get("__name__") == "logging":
-            return True
-        frame = frame.f_back
-    return False
