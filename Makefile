@@ -7,7 +7,7 @@ OUTPUT ?= demo-output
 PYTEST_ARGS ?= -n 2 --dist loadscope
 BENCH_ARGS ?=
 LOCK_ARGS ?=
-ENGINES_ARGS ?=
+LONG_ARGS ?=
 CLUSTER_ARGS ?= -n 2 --dist loadfile
 IMAGE ?= batch-imaging:dev
 
@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-engines test-cluster lint bench format lock clean distclean
+.PHONY: help demo test test-long test-cluster lint bench format lock clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,8 +36,8 @@ test-cluster: $(STAMP) ## charts and the whole system on the cluster that KUBECO
 	BATCH_IMAGING_IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/charts tests/cluster \
 		-m "cluster or not cluster" $(CLUSTER_ARGS)
 
-test-engines: $(STAMP) ## batch systems (those that are installed) and notebooks
-	$(BIN)/python -m pytest tests/engines -m engines $(ENGINES_ARGS)
+test-long: $(STAMP) ## batch systems (those that are installed), notebooks, services killed at every stage
+	$(BIN)/python -m pytest -m long --timeout-method=signal $(LONG_ARGS)
 
 lint: $(STAMP) ## static checks
 	$(BIN)/ruff check

@@ -90,7 +90,7 @@ def benchmark_scaling(quick: bool) -> list[Table]:
                 Measurement("weak scaling, efficiency", weak, "", 0.8, at_least=True),
                 *overhead,
             ],
-            "peer",
+            "",
             f"{repeats} channels of {SCALED[0]} integrations and {SCALED[1]}² pixels on one "
             "worker and on two, then twice as many on two.",
         ),

@@ -56,7 +56,7 @@ class Measurement:
 
 
 def tabulate(title: str, measurements: Iterable[Measurement], peer: str, note: str = "") -> Table:
-    """Return measurements beside their goals and the figures of ``peer``."""
+    """Return measurements beside their goals and the figures of ``peer``, if there is one."""
     rows = tuple(
         (
             m.what,
@@ -69,9 +69,9 @@ def tabulate(title: str, measurements: Iterable[Measurement], peer: str, note: s
         )
         for m in measurements
     )
-    return Table(
-        title, ("what", "measured", "unit", "goal", "better ×", peer, "better × "), rows, note
-    )
+    columns = ("what", "measured", "unit", "goal", "better ×", peer, "better × ")
+    shown = len(columns) if peer else columns.index(peer)
+    return Table(title, columns[:shown], tuple(row[:shown] for row in rows), note)
 
 
 def _shown(cell: Cell) -> str:

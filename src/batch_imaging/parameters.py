@@ -308,6 +308,16 @@ class Image(_Group):
     """Side of a pixel ('auto': a quarter of the resolution); imaging.cellsize is not used."""
     clean: bool = True
     """Whether planes are cleaned, by the group ical."""
+    mask: FilePath | None = None
+    """Where components may be: a FITS image or cube in the input buffer, not 0 there."""
+    mask_sigma: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    """Cleaning is of what stands so many standard deviations above the noise; null for all."""
+    weight_density: Literal["plane", "all"] = "plane"
+    """Planes whose density makes uniform and robust weights."""
+    format: Literal["fits", "zarr"] = "fits"
+    """Of the cubes."""
+    threads: int = Field(1, ge=1, le=1024)
+    """Threads that a worker images a plane with."""
     model: FilePath | None = None
     """Continuum to subtract first, a file in the input buffer: list, catalogue or FITS model."""
     fit: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -315,9 +325,14 @@ class Image(_Group):
     fit_image: Annotated[int, Field(ge=0, le=20)] | None = None
     """Order of a polynomial to fit to the pixels of the cube and subtract."""
     line_free: Text | None = None
-    """Channels of the fits, as in 0~44,76~127 or with units; null for all."""
+    """Channels of the fits, as in 0~44,76~127 or with units, or a CSV file in the input buffer
+    that `batch-imaging subtract --auto-mask` left; null for all."""
     auto_mask: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Standard deviations above which channels count as line in the fit to visibilities."""
+    order: Literal["model,fit", "fit,model"] | None = None
+    """Which comes first, if both are given; null for the model."""
+    subtract_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Threads that a worker subtracts with; null for its share of the cores."""
     moments: Annotated[float, Field(ge=0, le=1e6)] | None = None
     """Moments are of what is above so many times the noise; null: 5 if a continuum is
     subtracted, else no moments."""
@@ -512,16 +527,7 @@ class Parameters(_Group):
                 f"ical.calibration_context is first solved for with ical.first_selfcal = "
                 f"{self.ical.first_selfcal}",
             )
-        if self.image and self.input.buffer is None:
-            yield _Conflict(
-                ("input.buffer", "image"), None, "the buffer with the sets that `image` is about"
-            )
-        if self.image is None:
-            defaults = Input()
-            for name in ("column", "field", "spw", "channels", "times"):
-                value = getattr(self.input, name)
-                if value != getattr(defaults, name):
-                    yield _Conflict((f"input.{name}", "image"), value, "left out without `image`")
+        yield from self._input_conflicts()
         # The corners of the image must be on the sky: l² + m² < 1.
         cell_limit_rad = math.sqrt(2) / self.imaging.npixel
         if self.cell_rad >= cell_limit_rad:
@@ -531,6 +537,29 @@ class Parameters(_Group):
                 f"below {cell_limit_rad:.4g} rad, where {self.imaging.npixel} pixels span the "
                 "whole hemisphere",
             )
+
+    def _input_conflicts(self) -> Iterator[_Conflict]:
+        image, defaults = self.image, Input()
+        if image is None:
+            for name in ("column", "field", "spw", "channels", "times"):
+                value = getattr(self.input, name)
+                if value != getattr(defaults, name):
+                    yield _Conflict((f"input.{name}", "image"), value, "left out without `image`")
+            return
+        if self.input.buffer is None:
+            yield _Conflict(
+                ("input.buffer", "image"), None, "the buffer with the sets that `image` is about"
+            )
+        if image.velocities and image.frame is None:
+            yield _Conflict(
+                ("image.velocities", "image.frame"),
+                image.velocities,
+                "left out, or in a frame that image.frame names",
+            )
+        for name in ("mask", "mask_sigma"):
+            value = getattr(image, name)
+            if value is not None and not image.clean:
+                yield _Conflict((f"image.{name}", "image.clean"), value, "left out: no cleaning")
 
     def _dec_limit_deg(self) -> float:
         """Return the declination that just touches SKA1-Low's horizon at the best of the times.

@@ -58,6 +58,7 @@ FULL: dict[Path, dict[str, Any]] = {
         "image": "registry/batch-imaging:1.0.0",
         "imagePullSecrets": [{"name": "registry"}],
         "buffers": ["buff-pb-vis", "Buff-pb-img", "buff-pb-vis"],
+        "read_only": ["buff-pb-vis"],
         "secrets": ["cloud"],
         "worker": {"replicas": 4, "resources": {"limits": {"memory": 3 * 2**30, "cpu": "2"}}},
         "networkPolicy": {"enabled": True},
@@ -110,6 +111,7 @@ OTHER: dict[Path, dict[str, Any]] = {
         **COMMON,
         "image": "other:1",
         "buffers": ["other"],
+        "read_only": ["one"],
         "secrets": ["other"],
         "logs_buffer": "other",
         "scheduler.servicePort": 8000,
@@ -133,6 +135,7 @@ OTHER: dict[Path, dict[str, Any]] = {
 # What must be there besides for a value to matter.
 BESIDES: dict[str, dict[str, Any]] = {
     "logs_buffer": {"buffers": ["one"], "postmortem": LOGS},
+    "read_only": {"buffers": ["one"]},
     "postmortem.logs": {"buffers": ["one"]},
     "postmortem.buffer": {"buffers": ["one"], "postmortem": LOGS},
 }

@@ -88,5 +88,6 @@ def _session(system: Installation, folder) -> None:
         deadline_s=DEADLINE_S,
     )
     assert (folder / "ska_pipeline_ical_restored.fits").exists()
+    assert len(list(folder.glob("logs/worker-*.log"))) == 2
     summary = json.loads((folder / "report" / "summary.json").read_text())
     assert summary["outcome"] == "finished"

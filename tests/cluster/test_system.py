@@ -8,7 +8,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from installation import KINDS, Installation, run
+from installation import KINDS, SMALL, Installation, run
+
+from batch_imaging.control.config.entities import Status
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -148,6 +150,24 @@ def left_behind(system: Installation) -> list[str]:
     found = [system.kubectl("get", KINDS, "-o", "name", control=each) for each in (False, True)]
     names = " ".join(found).split()
     return [name for name in names if not name.startswith(ALWAYS_THERE)]
+
+
+def test_a_block_images_the_sets_of_an_earlier_one(system: Installation) -> None:
+    made = system.create_block(SMALL | {"n_workers": 1, "spectral": {"enabled": False}})
+    assert system.wait_for_end(made) == (Status.FINISHED, "")
+    wanted = {"n_workers": 1, "buffer_img_size": "100Mi", "imaging": {"npixel": 128}}
+    wanted["image"] = {"clean": False, "cellsize": 0.002, "fit_image": 0}
+    block = system.create_block(wanted | {"input": {"buffer": f"buff-{made}-vis"}})
+    assert system.wait_for_end(block) == (Status.FINISHED, "")
+    log = system.kubectl("logs", f"job/proc-{block}-workflow")
+    assert "Running imaging of 4 Measurement Sets" in log
+    missing = system.create_block(wanted | {"input": {"buffer": "buff-no"}})
+    status, reason = system.wait_for_end(missing)
+    assert status == Status.FAILED
+    assert "buff-no" in reason
+    for pb_id in (block, missing, made):
+        system.assert_nothing_left(pb_id)
+        system.forget(pb_id)
 
 
 def test_uninstalled_it_leaves_its_processing_namespace_and_can_come_back() -> None:

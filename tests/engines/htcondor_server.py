@@ -101,7 +101,10 @@ def running_htcondor(folder: Path) -> Iterator[HTCondor]:
     script = START.format(root=root, configuration=configuration, work=work, bound=bound)
     with (folder / "start.log").open("w") as log:
         process = subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script],
+            [
+                *("setpriv", "--pdeathsig=KILL"),
+                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script),
+            ],
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -114,7 +117,7 @@ def running_htcondor(folder: Path) -> Iterator[HTCondor]:
         yield pool
     finally:
         # The first process of its namespace: with it go all others, and the mounts.
-        for first in psutil.Process(process.pid).children():
+        for first in [] if process.poll() is not None else psutil.Process(process.pid).children():
             first.send_signal(signal.SIGQUIT)
             with contextlib.suppress(psutil.TimeoutExpired):
                 first.wait(10)

@@ -4,7 +4,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -12,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
@@ -67,20 +65,28 @@ def running_slurm(folder: Path) -> Iterator[dict[str, str]]:
     key.chmod(0o400)
     environment = os.environ | {"SLURM_CONF": str(configuration), "PATH": SEARCHED}
 
-    def start(*command: object, pid_file: str) -> None:
-        subprocess.run([*map(str, command)], env=environment, check=True, timeout=READY_S)
-        stack.callback(end, folder / pid_file)
+    def start(*command: str) -> None:
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig=KILL", *command],  # it ends with the tests, however they end
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        stack.callback(process.wait)
+        stack.callback(process.kill)
 
     with ExitStack() as stack:
         start(
-            *("munged", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket"),
-            *(f"--pid-file={folder}/munged.pid", f"--seed-file={folder}/munge.seed"),
-            f"--log-file={folder}/munged.log",
-            pid_file="munged.pid",
+            *("munged", "--foreground", "--force", f"--key-file={key}"),
+            *(f"--socket={folder}/munge.socket", f"--pid-file={folder}/munged.pid"),
+            *(f"--seed-file={folder}/munge.seed", f"--log-file={folder}/munged.log"),
         )
-        start("slurmctld", "-c", pid_file="slurmctld.pid")
-        start("slurmd", "-N", "localhost", "-c", pid_file="slurmd.pid")
-        wait_for(lambda: "idle" in output(environment, "sinfo", "--noheader", "--format=%T"))
+        wait_for((folder / "munge.socket").exists)
+        start("slurmctld", "-D", "-c")
+        # With its namespace go all processes of jobs.
+        namespace = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+        start(*namespace, "slurmd", "-D", "-N", "localhost", "-c")
+        wait_for(lambda: "idle" in nodes(environment))
         yield environment
         with contextlib.suppress(subprocess.SubprocessError):
             output(environment, "scancel", "--user=root")
@@ -101,21 +107,15 @@ def output(environment: dict[str, str], *command: str) -> str:
     ).stdout.strip()
 
 
+def nodes(environment: dict[str, str]) -> str:
+    """Return the states of the nodes; nothing while there is no answer."""
+    with contextlib.suppress(subprocess.CalledProcessError):
+        return output(environment, "sinfo", "--noheader", "--format=%T")
+    return ""
+
+
 def wait_for(is_true, deadline_s: float = READY_S) -> None:
     deadline = time.monotonic() + deadline_s
     while not is_true():
         assert time.monotonic() < deadline, f"not within {deadline_s:g} s"
         time.sleep(0.2)
-
-
-def end(pid_file: Path) -> None:
-    """End a daemon by the process id in its file."""
-    try:
-        process = psutil.Process(int(pid_file.read_text()))
-    except (OSError, ValueError, psutil.NoSuchProcess):
-        return
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(15)
-    except psutil.TimeoutExpired:
-        process.kill()

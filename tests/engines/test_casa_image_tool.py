@@ -33,7 +33,7 @@ print("found " + json.dumps(found))
 """
 
 pytestmark = [
-    pytest.mark.engines,
+    pytest.mark.long,
     pytest.mark.skipif(
         not CASA_PYTHON, reason="BATCH_IMAGING_CASA_PYTHON names no Python with casatools"
     ),

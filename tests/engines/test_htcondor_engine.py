@@ -8,7 +8,7 @@ import pytest
 from htcondor_server import running_htcondor
 from slurm_server import wait_for
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
 SMALL = {
     "n_workers": 2,

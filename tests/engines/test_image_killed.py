@@ -9,7 +9,7 @@ import psutil
 import pytest
 from line_observation import simulate
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(500)]
 
 DEADLINE_S = 100
 

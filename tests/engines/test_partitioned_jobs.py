@@ -15,7 +15,7 @@ from batch_imaging.io.measurement_set import write_measurement_set
 from batch_imaging.parameters import load_parameters
 from batch_imaging.pipelines.simulate import make_field, make_window
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 DEADLINE_S = 900
 PROGRAM = Path(sys.prefix) / "bin" / "batch-imaging"

@@ -7,7 +7,7 @@ import pytest
 
 from batch_imaging.cli import main
 
-pytestmark = pytest.mark.engines
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.filterwarnings("ignore:Cube is a Stokes cube", "ignore:COPY_IF_NEEDED")

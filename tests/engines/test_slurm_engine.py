@@ -17,7 +17,7 @@ from batch_imaging.errors import ClusterStartTimeout, EngineError
 from batch_imaging.execution.engines import open_executor
 from batch_imaging.parameters import Engine
 
-pytestmark = pytest.mark.engines
+pytestmark = pytest.mark.long
 
 SMALL = {
     "n_workers": 2,
@@ -103,7 +103,7 @@ def test_a_job_that_is_cancelled_in_the_middle_is_replaced(here):
 def test_workers_retire_before_the_walltime_and_work_goes_on(here):
     wanted = ENGINE.model_copy(update={"walltime": "00:01:00"})
     with open_executor(wanted, 2, GIB) as executor:
-        jobs = set(executor.map(shipped(job_of_worker), range(32), 4.0))
+        jobs = set(executor.map(shipped(job_of_worker), range(24), 4.0))
     assert len(jobs) > 2
     assert "TIMEOUT" not in (Path(os.environ["SLURM_CONF"]).parent / "jobs.log").read_text()
 

@@ -148,6 +148,9 @@ def test_one_image_of_all(observed, tmp_path, run):
     assert spectrum(tmp_path / "image.fits")[0] == pytest.approx(
         (FLUX_JY + LINE)[good].mean(), rel=0.06
     )
+    anew = ("--axis", "none", "--overwrite", "--memory", "100MB")
+    assert run(observed, "-o", tmp_path, *anew)[0] == 6
+    assert (tmp_path / "image.fits").exists()
 
 
 def test_full_polarisation_and_averages(tmp_path, run):
@@ -379,7 +382,7 @@ def bytes_of(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.fits"))}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_every_line_of_the_journal_the_bytes_are_the_same(
     observed, tmp_path, run, monkeypatch
 ):

@@ -197,7 +197,8 @@ def test_a_job_of_parameters(observed, tmp_path, run):
     params.write_text(json.dumps(parameters))
     code, said, error = run("run", params, "-o", tmp_path, "--engine", "serial")
     assert code == 0, error
-    assert said.splitlines()[-2:] == [str(images / f) for f in ("provenance.json", "report.html")]
+    pages = [str(images / page) for page in ("report.html", "report/index.html")]
+    assert said.splitlines()[-2:] == pages
     assert fits.getdata(images / "image.fits")[0, :, ROW, COLUMN].sum() == pytest.approx(
         LINE.sum(), rel=0.02
     )

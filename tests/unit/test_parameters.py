@@ -268,6 +268,10 @@ def test_hash_leaves_out_who_works_and_where_products_go():
             'input.spw = "0": must be left out without `image`',
         ),
         (
+            {"image": {"clean": False, "mask_sigma": 5.0}, "input": {"buffer": "buff-a"}},
+            "image.mask_sigma = 5.0: must be left out: no cleaning",
+        ),
+        (
             {"ical": {"nmajor": 0}},
             "ical.nmajor = 0: must be 'auto' or an integer from 1 to 1000",
         ),

@@ -600,7 +600,7 @@ def _schedule(
 
 
 def _bytes(text: str | None, option: str) -> float | None:
-    from batch_imaging.pipelines.cubes.schedule import parse_bytes
+    from batch_imaging.pipelines.quantities import parse_bytes
 
     try:
         return parse_bytes(text) if text else None
@@ -632,10 +632,10 @@ def _selection(
     from batch_imaging.pipelines.cubes.selection import (
         Selection,
         parse_box,
-        parse_quantity,
         parse_range,
         parse_sky_box,
     )
+    from batch_imaging.pipelines.quantities import parse_quantity
 
     if sum(option is not None for option in (channels, freq, velocity)) > 1:
         raise ParameterError("give only one of --channels, --freq and --velocity")

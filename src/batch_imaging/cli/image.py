@@ -188,7 +188,6 @@ def image(
         parse_times,
         parse_velocities,
     )
-    from batch_imaging.report.line_report import write_line_report
 
     if not clean and (mask or mask_sigma):
         raise ParameterError(
@@ -254,14 +253,14 @@ def image(
         weight_density=weight_density,
         file_format=file_format,
     )
-    if overwrite and not dry_run:
-        _clear(output)
     imaging = LineImaging(plan, selection, setup, steps, output, _provenance())
     if memory or own_memory_bytes(parameters.engine) is None:
         require_memory(imaging.worker_bytes, "--memory", memory, workers)
     if dry_run:
         typer.echo(imaging)
         return
+    if overwrite:
+        imaging.clear()
     wanted = parameters.engine
     watched = wanted.dashboard or performance_report
     if workers == 1 and wanted.name == "auto" and not watched:
@@ -274,31 +273,15 @@ def image(
             imaging.subtract(executor, Progress(), subtract_threads)
     with (
         open_executor(wanted, workers, int(_LIMIT * imaging.worker_bytes)) as executor,
-        executor.log_to(output / LOGS, combined=wanted.combined_log),
+        executor.log_to(output.absolute() / LOGS, combined=wanted.combined_log),
         executor.keep_performance_report(performance_report),
     ):
         result = imaging.run(executor, Progress(), max_failed=max_failed_planes)
+    from batch_imaging.report.line_report import write_line_report  # matplotlib takes half a second
+
     typer.echo(_summary(result.cube), err=True)
     for path in (*result.files, *write_line_report(output, result)):
         typer.echo(path)
-
-
-def _clear(folder: Path) -> None:
-    """Remove the cubes, the journal and the report of earlier runs, and nothing else."""
-    from batch_imaging.io.fits_image import partial_path, previous_path
-    from batch_imaging.io.plane_sink import remove_cube
-    from batch_imaging.pipelines.cube_imaging import JOURNAL
-    from batch_imaging.pipelines.line_imaging import remove_line_products
-    from batch_imaging.pipelines.plane_imaging import PRODUCTS
-
-    for name in PRODUCTS:
-        for cube in (folder / f"{name}.fits", folder / f"{name}.zarr"):
-            for path in (cube, partial_path(cube), previous_path(cube)):
-                remove_cube(path)
-    for path in folder.glob("density-*.npy"):
-        path.unlink()
-    (folder / JOURNAL).unlink(missing_ok=True)
-    remove_line_products(folder)
 
 
 def _provenance() -> "Provenance":

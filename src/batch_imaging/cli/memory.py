@@ -12,7 +12,7 @@ def require_memory(needed_bytes: int, option: str, memory: str | None, workers: 
     ResourceError: it is too little.
     """
     from batch_imaging.execution.memory import available_memory_bytes, shown_bytes
-    from batch_imaging.pipelines.cubes.schedule import parse_bytes
+    from batch_imaging.pipelines.quantities import parse_bytes
 
     try:
         given_bytes = parse_bytes(memory) if memory else available_memory_bytes() / workers

@@ -1,5 +1,6 @@
 """The commands that cut Measurement Sets into parts and image these as independent jobs."""
 
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from batch_imaging.logging_format import configure_logging
 if TYPE_CHECKING:
     from batch_imaging.execution.graph import Graph
     from batch_imaging.parameters import Parameters
+
+LOG = logging.getLogger(__name__)
 
 _LIMIT = 1.5  # times what a job is expected to take: there its worker is ended
 
@@ -127,6 +130,11 @@ def dag(
     options = {"engine.name": engine, "n_workers": workers}
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
     parameters = load_parameters(params or {}, [*(settings or []), *given])
+    if parameters.ical.calibration_context:
+        LOG.warning(
+            "ical.calibration_context = %r has no effect: data are taken as calibrated",
+            parameters.ical.calibration_context,
+        )
     parts = plan_partition(sets, by, _size(max_size), column=column, field=field, real=real)
     plan = make_plan(parts, parameters, cpus)
     output.mkdir(parents=True, exist_ok=True)
@@ -193,7 +201,7 @@ def _run(graph: "Graph", folder: Path, parameters: "Parameters") -> None:
 
 
 def _size(text: str) -> float:
-    from batch_imaging.pipelines.cubes.schedule import parse_bytes
+    from batch_imaging.pipelines.quantities import parse_bytes
 
     try:
         return parse_bytes(text)

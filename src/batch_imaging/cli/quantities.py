@@ -12,7 +12,7 @@ def read_quantity(option: str, text: str, unit: str, example: str) -> float:
     ------
     ParameterError: it is no such value; named are the option, the text and an example.
     """
-    from batch_imaging.pipelines.cubes.selection import parse_quantity
+    from batch_imaging.pipelines.quantities import parse_quantity
 
     try:
         value = float(parse_quantity(text, unit).value)

@@ -5,17 +5,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from batch_imaging.cli.jobs import ParametersFile, Settings
+from batch_imaging.cli.jobs import Settings
 from batch_imaging.errors import ParameterError, ProductError
 
 
 def submit(
-    params: ParametersFile,
+    params: Annotated[
+        Path, typer.Argument(metavar="PARAMS.json", help="Parameters as JSON, a file.")
+    ],
     *,
     engine: Annotated[Literal["slurm", "htcondor"], typer.Option(help="The batch system.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Directory of products and the job's log.")
-    ],
+    ] = Path("products"),
     only_print: Annotated[
         bool, typer.Option("--print", help="Print the job script, submit nothing.")
     ] = False,
@@ -27,8 +29,8 @@ def submit(
 
     \b
     Examples:
-      batch-imaging submit params.json -o products --engine slurm --set engine.walltime=04:00:00
-      batch-imaging submit params.json -o products --engine htcondor --print
+      batch-imaging submit params.json --engine slurm --set engine.walltime=04:00:00
+      batch-imaging submit params.json --engine htcondor --print
     """
     from batch_imaging.execution.plan import make_plan
     from batch_imaging.execution.submission import job_script, submit_job

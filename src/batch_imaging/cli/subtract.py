@@ -158,7 +158,7 @@ def subtract(
         open_executor(
             "serial" if alone else wanted_engine, workers, worker_bytes(wanted)
         ) as executor,
-        executor.log_to(output and output / LOGS, combined=wanted_engine.combined_log),
+        executor.log_to(output and output.absolute() / LOGS, combined=wanted_engine.combined_log),
         executor.keep_performance_report(performance_report),
     ):
         for result in run_subtraction(plans, wanted, executor, Progress(), threads):

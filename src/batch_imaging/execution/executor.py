@@ -321,7 +321,7 @@ class DaskExecutor:
 
     @contextmanager
     def log_to(self, folder: Path | None, *, combined: bool = False) -> Iterator[None]:
-        self._logs = folder and folder.absolute()
+        self._logs = folder
         self._set_logs()
         try:
             yield
@@ -330,7 +330,7 @@ class DaskExecutor:
         finally:
             if folder and combined:
                 try:
-                    self.run(combine_logs, folder.absolute(), deadline_s=self.COMBINE_S)
+                    self.run(combine_logs, folder, deadline_s=self.COMBINE_S)
                 except Exception as error:
                     LOG.warning("%s: the logs of workers are not combined: %s", folder, error)
 

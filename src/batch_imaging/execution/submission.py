@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from batch_imaging.execution.engines import asked_memory_bytes
 from batch_imaging.execution.engines.batch_jobs import run_command
 from batch_imaging.execution.engines.htcondor import assignment
 from batch_imaging.execution.plan import Plan
@@ -30,8 +31,7 @@ def job_script(engine: Engine, plan: Plan, arguments: Sequence[str], folder: Pat
 
 def _slurm_script(engine: Engine, plan: Plan, arguments: Sequence[str], folder: Path) -> str:
     """One task for the script itself, which then starts the others as a step of the job."""
-    main_bytes = plan.memory_bytes - plan.n_workers * plan.worker_bytes
-    task_bytes = max(plan.memory_limit_bytes, main_bytes)
+    task_bytes = max(asked_memory_bytes(engine) or plan.memory_limit_bytes, plan.main_bytes)
     directives = [
         "--job-name=batch-imaging",
         f"--output={folder}/batch-imaging-%j.log",
@@ -50,6 +50,9 @@ def _slurm_script(engine: Engine, plan: Plan, arguments: Sequence[str], folder: 
 
 
 def _htcondor_script(engine: Engine, plan: Plan, arguments: Sequence[str], folder: Path) -> str:
+    memory_bytes = SPARE * plan.memory_bytes
+    if worker_bytes := asked_memory_bytes(engine):
+        memory_bytes = plan.n_workers * worker_bytes + plan.main_bytes
     lines = {
         "batch_name": "batch-imaging",
         "executable": sys.executable,
@@ -63,7 +66,7 @@ def _htcondor_script(engine: Engine, plan: Plan, arguments: Sequence[str], folde
         "log": "batch-imaging-$(ClusterId).events",
         "should_transfer_files": "IF_NEEDED",
         "request_cpus": str(plan.n_workers * engine.cores),
-        "request_memory": f"{math.ceil(SPARE * plan.memory_bytes / MIB)}",
+        "request_memory": f"{math.ceil(memory_bytes / MIB)}",
         "request_disk": f"{-(-plan.disk_bytes // 1024)}",
         "periodic_remove": "(JobStatus == 2) && "
         f"(time() - EnteredCurrentStatus > {engine.walltime_s})",

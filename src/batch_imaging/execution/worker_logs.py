@@ -62,6 +62,8 @@ class WorkerLog(WorkerPlugin):
             if self._to_stderr:
                 self._add(logging.StreamHandler(sys.stderr), name)
         logging.getLogger(PACKAGE).setLevel(self._level)
+        # Profiles, for a performance report, are too deep to be measured, of which it would warn.
+        logging.getLogger("distributed.sizeof").setLevel(logging.ERROR)
         logging.captureWarnings(capture=True)
         if self._folder:
             try:

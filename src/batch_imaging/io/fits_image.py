@@ -68,8 +68,8 @@ class ImageHeader:
     ----------
     freq_hz, chan_width_hz: (chan,) float64, centres (ascending or descending) and positive widths.
     unit: of the pixels; "" for a point spread function.
-    start_mjd_s, end_mjd_s: of the observation, UTC, modified Julian date in seconds.
-    reference_itrf_m: (3,) geocentric position of the array, metres.
+    start_mjd_s, end_mjd_s: of the observation, UTC, modified Julian date in seconds; NaN: unknown.
+    reference_itrf_m: (3,) geocentric position of the array, metres; NaN: unknown.
     beams: one a channel, None where none could be fitted; or empty.
     rest_freq_hz: of the line; by default the frequency of the middle channel.
     history: lines of any length.
@@ -329,12 +329,17 @@ def make_header(
         ("SSYSOBS", "TOPOCENT"),
         ("VELREF", _velref(header), "1 LSR, 2 HEL, 3 OBS, +256 radio"),
         ("TIMESYS", "UTC"),
-        ("DATE-OBS", _iso(header.start_mjd_s), "start"),
-        ("DATE-AVG", _iso(middle_mjd_s), "middle"),
-        ("DATE-END", _iso(header.end_mjd_s), "end"),
-        ("MJD-OBS", header.start_mjd_s / 86400),
-        ("MJD-AVG", middle_mjd_s / 86400),
-        ("MJD-END", header.end_mjd_s / 86400),
+    ]
+    if np.isfinite(middle_mjd_s):
+        cards += [
+            ("DATE-OBS", _iso(header.start_mjd_s), "start"),
+            ("DATE-AVG", _iso(middle_mjd_s), "middle"),
+            ("DATE-END", _iso(header.end_mjd_s), "end"),
+            ("MJD-OBS", header.start_mjd_s / 86400),
+            ("MJD-AVG", middle_mjd_s / 86400),
+            ("MJD-END", header.end_mjd_s / 86400),
+        ]
+    cards += [
         ("DATE", _file_date(date), "of this file"),
         ("OBJECT", _ascii(header.object_name)),
         ("TELESCOP", _ascii(header.telescope)),
@@ -345,6 +350,7 @@ def make_header(
         *(
             (f"OBSGEO-{x}", float(m), "[m] ITRF")
             for x, m in zip("XYZ", header.reference_itrf_m, strict=True)
+            if np.isfinite(m)
         ),
         ("ORIGIN", _ascii(provenance.origin)),
         ("PIPEVER", _ascii(provenance.pipeline_version)),

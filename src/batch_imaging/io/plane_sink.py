@@ -2,7 +2,8 @@
 
 A cube is made whole before its planes, which any number of processes then write in place, and takes
 its name when it is complete. Planes are counted as in FITS: all channels (or steps in time) of the
-first Stokes parameter come first.
+first Stokes parameter come first. What writes zarr is loaded with the first zarr cube: it brings
+xarray and Dask's arrays along.
 """
 
 import shutil
@@ -14,9 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from batch_imaging.io import fits_image, zarr_cube
+from batch_imaging.io import fits_image
 from batch_imaging.io.fits_image import Beams, FitsCubeWriter, ImageHeader
-from batch_imaging.io.zarr_cube import ZarrPlaneWriter
 from batch_imaging.model.image import ImageGeometry
 
 ZARR = ".zarr"
@@ -49,8 +49,11 @@ def open_sink(
     path: Path, geometry: ImageGeometry, header: ImageHeader, date: datetime
 ) -> PlaneSink:
     """Return the sink of a path, which makes nothing yet."""
-    kind = ZarrPlaneWriter if path.suffix == ZARR else FitsCubeWriter
-    return kind(path, geometry, header, date)
+    if path.suffix == ZARR:
+        from batch_imaging.io.zarr_cube import ZarrPlaneWriter
+
+        return ZarrPlaneWriter(path, geometry, header, date)
+    return FitsCubeWriter(path, geometry, header, date)
 
 
 def write_plane(path: Path, index: int, plane: NDArray[np.float32]) -> None:
@@ -60,8 +63,12 @@ def write_plane(path: Path, index: int, plane: NDArray[np.float32]) -> None:
     ------
     ProductError: it cannot be written.
     """
-    write = zarr_cube.write_zarr_plane if path.suffix == ZARR else fits_image.write_plane
-    write(path, index, plane)
+    if path.suffix == ZARR:
+        from batch_imaging.io.zarr_cube import write_zarr_plane
+
+        write_zarr_plane(path, index, plane)
+    else:
+        fits_image.write_plane(path, index, plane)
 
 
 def read_plane(path: Path, index: int) -> NDArray[np.float32]:
@@ -71,8 +78,11 @@ def read_plane(path: Path, index: int) -> NDArray[np.float32]:
     ------
     OSError, EOFError: it is not there, or not whole.
     """
-    is_zarr = path.is_dir()
-    return zarr_cube.read_zarr_plane(path, index) if is_zarr else fits_image.read_plane(path, index)
+    if path.is_dir():
+        from batch_imaging.io.zarr_cube import read_zarr_plane
+
+        return read_zarr_plane(path, index)
+    return fits_image.read_plane(path, index)
 
 
 def remove_cube(path: Path) -> None:

@@ -30,7 +30,7 @@ def make_basis(freq_hz: Floats, order: int) -> Floats:
 
 
 def require_channels(line_free: Mask, order: int, data: str) -> None:
-    """Refuse a fit on fewer channels than it has terms.
+    """Refuse a fit on fewer channels than it has terms, or that would leave nothing.
 
     Raises
     ------
@@ -47,6 +47,11 @@ def require_channels(line_free: Mask, order: int, data: str) -> None:
             f"{data}: only {len(left)} of {len(line_free)} channels are line-free "
             f"({shown_channels(line_free)}), a polynomial of order {order} needs {order + 1}; "
             "give more of them or a lower order"
+        )
+    if len(line_free) == order + 1:
+        raise DataError(
+            f"{data}: a polynomial of order {order} goes through all that {len(line_free)} "
+            "channels hold, a line, too; give windows with more channels, or a lower order"
         )
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from batch_imaging.parameters import Parameters, parameter_hash
 from batch_imaging.pipelines.ical import IcalResult, run_ical
 from batch_imaging.pipelines.simulate import SimulationResult, run_simulation
 from batch_imaging.pipelines.spectral import SpectralResult, run_spectral
+
+if TYPE_CHECKING:
+    from batch_imaging.pipelines.line_imaging import LineResult
 
 LOG = logging.getLogger("batch_imaging")
 
@@ -44,6 +48,7 @@ class BatchResult:
     simulation: SimulationResult | None = None
     ical: IcalResult | None = None
     spectral: SpectralResult | None = None
+    line: "LineResult | None" = None
 
 
 def run_pipelines(

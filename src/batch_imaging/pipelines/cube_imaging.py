@@ -40,6 +40,7 @@ from batch_imaging.pipelines.plane_imaging import (
     CHUNK_SAMPLES,
     FAILURES,
     KEPT_BYTES,
+    PRODUCTS,
     Outcome,
     PlaneResult,
     PlaneSetup,
@@ -71,7 +72,7 @@ _CLEANING = {
     "scales",
 }
 # Fitted to the peak of processes with 64² to 2048² pixels.
-_PROCESS_BYTES = 320_000_000  # an interpreter with its libraries
+_PROCESS_BYTES = 250_000_000  # an interpreter with its libraries
 _DIRTY_BYTES_PER_PIXEL, _CLEAN_BYTES_PER_PIXEL = 48, 90
 _BYTES_PER_SAMPLE = 28  # a row of one channel: uvw and weight
 _READING_BYTES = 60  # a sample of two correlations, with its copies on the way
@@ -84,6 +85,7 @@ class CubeResult:
     files: dict[str, Path]
     planes: tuple[PlaneResult, ...]
     header: ImageHeader
+    geometry: ImageGeometry
 
     def count(self, *outcomes: Outcome) -> int:
         return sum(plane.outcome in outcomes for plane in self.planes)
@@ -143,6 +145,17 @@ def worker_bytes(plan: PlanePlan, setup: PlaneSetup) -> int:
     kept = min(plan.largest * (_BYTES_PER_SAMPLE + 8 * n_stokes), KEPT_BYTES)
     reading = _READING_BYTES * min(plan.largest, CHUNK_SAMPLES)
     return _PROCESS_BYTES + per_pixel * setup.imaging.geometry.npixel**2 + kept + reading
+
+
+def remove_cubes(folder: Path) -> None:
+    """Remove the cubes and the journal of earlier runs from a folder, and nothing else."""
+    for name in PRODUCTS:
+        for cube in (folder / f"{name}.fits", folder / f"{name}.zarr"):
+            for path in (cube, partial_path(cube), previous_path(cube)):
+                remove_cube(path)
+    for path in folder.glob("density-*.npy"):
+        path.unlink()
+    (folder / JOURNAL).unlink(missing_ok=True)
 
 
 class CubeImaging:
@@ -232,10 +245,12 @@ class CubeImaging:
         ProductError: more than ``max_failed`` planes failed, or a cube cannot be written.
         """
         files = {path.stem: path for path in self._paths}
+        geometry = self._setup.imaging.geometry
         results = self.done()
         finished = self._journal.records.get(FINISHED, {}).get("cube") == self._cube_key
         if finished and len(results) == len(self._keys) and all(p.exists() for p in self._paths):
-            return CubeResult(files, tuple(results[k] for k in sorted(results)), self._header)
+            planes = tuple(results[k] for k in sorted(results))
+            return CubeResult(files, planes, self._header, geometry)
         sinks = self._begin(results)
         n_chan = len(self._plan.planes)
         todo = [plane for plane in self._plan.planes if plane.index not in results]
@@ -266,7 +281,7 @@ class CubeImaging:
                 f"{sets}: none of {len(planes)} planes can be imaged; {planes[0].reason}"
             )
         self._finish(sinks, planes)
-        return CubeResult(files, planes, self._header)
+        return CubeResult(files, planes, self._header, geometry)
 
     @property
     def _needs_density(self) -> bool:

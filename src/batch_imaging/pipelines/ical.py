@@ -104,7 +104,7 @@ def run_ical(
     )
     setup = _imaging_setup(parameters.imaging, geometry, units, executor, progress)
     joint = JointPhase(ical, observation, window_weight, setup, n_terms, executor, progress).run()
-    LOG.info("ICAL: %d major cycles; %s", len(joint.cycles), joint.stopped_because)
+    LOG.info("ICAL: %d major cycles; %s", len(joint.cycles) - 1, joint.stopped_because)
     context = joint.cycles[-1].context
     windows = image_windows(
         ical, observation, joint.model, setup, context, folder, header, executor, progress

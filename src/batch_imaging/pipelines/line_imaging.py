@@ -4,6 +4,9 @@ The continuum is taken out of copies of the sets, the cube imaged from those, wh
 continuum taken out of the cube, moments made and spectra read before and after: each only if asked
 for. Cubes go on plane by plane by their own journals; the other stages are in ``stages.jsonl``, by
 keys of all that they depend on, and count as done while their outputs stand as they were left.
+
+What is made of cubes is imported where it is asked for: Dask's arrays and spectral-cube take longer
+to load than all the rest.
 """
 
 import math
@@ -11,11 +14,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.io import fits
-from astropy.wcs.utils import pixel_to_skycoord
 from numpy.typing import NDArray
 
 from batch_imaging import __version__
@@ -24,32 +25,31 @@ from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.journal import Journal, make_key, stamp_of
 from batch_imaging.execution.progress import Progress
 from batch_imaging.io.fits_image import Provenance
-from batch_imaging.model.spectral_axis import SpectralRange
+from batch_imaging.model.spectral_axis import Convention, SpectralRange
 from batch_imaging.pipelines import subtraction as continuum
-from batch_imaging.pipelines.cube_imaging import CubeImaging, CubeResult, worker_bytes
-from batch_imaging.pipelines.cubes.continuum import ImageContinuum, subtract_continuum
-from batch_imaging.pipelines.cubes.extraction import (
-    Position,
-    Spectrum,
-    extract_spectra,
-    write_spectra,
+from batch_imaging.pipelines.cube_imaging import (
+    CubeImaging,
+    CubeResult,
+    remove_cubes,
+    worker_bytes,
 )
-from batch_imaging.pipelines.cubes.moments import Moment, Velocities, make_moments
-from batch_imaging.pipelines.cubes.opening import Cube, open_cube, quiet
-from batch_imaging.pipelines.cubes.schedule import Schedule
-from batch_imaging.pipelines.cubes.selection import spectral_axes
-from batch_imaging.pipelines.cubes.statistics import measure_cube
-from batch_imaging.pipelines.cubes.writing import creating, write_cube
 from batch_imaging.pipelines.plane_imaging import PlaneSetup
 from batch_imaging.pipelines.planes import PlanePlan, Selection, plan_planes
 from batch_imaging.pipelines.subtraction import SetPlan
 
+if TYPE_CHECKING:
+    from batch_imaging.pipelines.cubes.continuum import ImageContinuum
+    from batch_imaging.pipelines.cubes.extraction import Spectrum
+    from batch_imaging.pipelines.cubes.moments import Moment
+    from batch_imaging.pipelines.cubes.schedule import Schedule
+
 STAGES = "stages.jsonl"
 BEFORE, SUBTRACTED, LINE, SPECTRA = "before", "subtracted", "line", "spectra.csv"
-MOMENTS: tuple[Moment, ...] = ("0", "1", "2")
+MOMENTS: "tuple[Moment, ...]" = ("0", "1", "2")
 N_POSITIONS = 3
 APART_BEAMS = 2.0
 MOMENT_SIGMA = 5.0
+_PRODUCTS_BYTES = 90_000_000  # spectral-cube and what it loads
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class LineSteps:
     """
 
     subtraction: continuum.Subtraction | None = None
-    image_continuum: ImageContinuum | None = None
+    image_continuum: "ImageContinuum | None" = None
     moment_sigma: float | None = None
 
 
@@ -117,6 +117,8 @@ def make_steps(
             windows=selection.windows,
         )
     if image_order is not None and not isinstance(line_free, Path):
+        from batch_imaging.pipelines.cubes.continuum import ImageContinuum
+
         image_continuum = ImageContinuum(image_order, line_free, rest_freq_hz, convention)
     if moment_sigma is None and (subtraction or image_continuum) and selection.axis == "channel":
         moment_sigma = MOMENT_SIGMA
@@ -138,9 +140,9 @@ class LineResult:
 
     files: tuple[Path, ...]
     cube: CubeResult
-    moments: dict[Moment, Path] = field(default_factory=dict)
-    before: tuple[Spectrum, ...] = ()
-    after: tuple[Spectrum, ...] = ()
+    moments: "dict[Moment, Path]" = field(default_factory=dict)
+    before: "tuple[Spectrum, ...]" = ()
+    after: "tuple[Spectrum, ...]" = ()
     velocity_km_s: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
@@ -183,8 +185,11 @@ class LineImaging:
 
     @property
     def worker_bytes(self) -> int:
-        """What a worker is expected to take at most."""
-        return max(worker_bytes(self._plan, self._setup), self.subtraction_bytes)
+        """What a worker is expected to take at most, one that leads the stages, too."""
+        imaging = worker_bytes(self._plan, self._setup)
+        if self._steps.image_continuum or self._steps.moment_sigma:
+            imaging += _PRODUCTS_BYTES
+        return max(imaging, self.subtraction_bytes)
 
     @property
     def subtraction_bytes(self) -> int:
@@ -218,6 +223,15 @@ class LineImaging:
             )
         return "\n".join(lines)
 
+    def clear(self) -> None:
+        """Remove what earlier runs left in the folder, so that all is made anew."""
+        remove_cubes(self._folder)
+        for name in (BEFORE, SUBTRACTED, f"{LINE}.zarr"):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+        for name in (STAGES, f"{LINE}.fits", SPECTRA, *(f"moment{m}.fits" for m in MOMENTS)):
+            (self._folder / name).unlink(missing_ok=True)
+        self._journal = Journal.read(self._folder / STAGES)
+
     def run(
         self,
         executor: Executor,
@@ -238,7 +252,6 @@ class LineImaging:
         BatchImagingError: of any kind; finished stages are kept for another run.
         """
         steps = self._steps
-        schedule = Schedule(memory_bytes=memory_bytes, progress=progress)
         before: CubeResult | None = None
         imaging = self._cube(self._plan)
         if steps.subtraction:
@@ -247,6 +260,11 @@ class LineImaging:
             imaging = self._after
         cube = imaging.run(executor, progress, max_failed=max_failed)
         files = tuple(cube.files.values())
+        if not (steps.image_continuum or steps.moment_sigma):
+            return LineResult(files, cube)
+        from batch_imaging.pipelines.cubes.schedule import Schedule
+
+        schedule = Schedule(memory_bytes=memory_bytes, progress=progress)
         if steps.image_continuum:
             before = before or cube
             cube = self._subtract_from_cube(cube, steps.image_continuum, schedule)
@@ -295,21 +313,16 @@ class LineImaging:
         )
 
     def _subtract_from_cube(
-        self, cube: CubeResult, how: ImageContinuum, schedule: Schedule
+        self, cube: CubeResult, how: "ImageContinuum", schedule: "Schedule"
     ) -> CubeResult:
         source = cube.files["image"]
         line = self._folder / f"{LINE}{source.suffix}"
 
         def make() -> dict[str, Any]:
-            opened = self._open(source, schedule, "spectra")
-            write_cube(
-                subtract_continuum(opened, how, source), line, schedule, "subtract", overwrite=True
-            )
-            _, channels = measure_cube(open_cube(line, schedule), schedule, line)
-            return {
-                "noise": [_json_number(each.noise) for each in channels],
-                "peak": [_json_number(each.max) for each in channels],
-            }
+            from batch_imaging.pipelines.line_products import subtract_from_cube
+
+            noise, peak = subtract_from_cube(self._source(source), how, line, schedule)
+            return {"noise": [*map(_json_number, noise)], "peak": [*map(_json_number, peak)]}
 
         stage = _Stage.of("continuum of the cube", [line], how=asdict(how), cube=stamp_of(source))
         record = self._do(stage, make)
@@ -320,55 +333,39 @@ class LineImaging:
         return replace(cube, files=cube.files | {"image": line}, planes=planes)
 
     def _make_moments(
-        self, cube: CubeResult, sigma: float, schedule: Schedule
-    ) -> dict[Moment, Path]:
-        path, paths = cube.files["image"], self._moment_paths
+        self, cube: CubeResult, sigma: float, schedule: "Schedule"
+    ) -> "dict[Moment, Path]":
+        path, paths, velocities = cube.files["image"], self._moment_paths, self._velocities
 
         def make() -> dict[str, Any]:
-            maps = make_moments(
-                self._open(path, schedule, "spectra"),
-                schedule,
-                path,
-                moments=MOMENTS,
-                velocities=self._velocities,
-                sigma=sigma,
-            )
-            for moment, hdu in maps.items():
-                with creating(paths[moment], overwrite=True) as partial:
-                    hdu.writeto(partial)
+            from batch_imaging.pipelines.line_products import write_moments
+
+            write_moments(self._source(path), velocities, sigma, paths, schedule)
             return {}
 
-        how = [sigma, asdict(self._velocities)]
+        how = [sigma, velocities]
         stage = _Stage.of("moments", [*paths.values()], how=how, cube=stamp_of(path))
         self._do(stage, make)
         return paths
 
     def _with_spectra(
-        self, result: LineResult, before: CubeResult | None, schedule: Schedule
+        self, result: LineResult, before: CubeResult | None, schedule: "Schedule"
     ) -> LineResult:
-        path = result.cube.files["image"]
-        cube = self._open(path, schedule)
+        from batch_imaging.pipelines.line_products import read_spectra
+
         beams_rad = [plane.beam.bmaj_rad for plane in result.cube.planes if plane.beam]
         apart = APART_BEAMS * float(np.median(beams_rad)) / self._setup.imaging.geometry.cell_rad
-        places = find_brightest(fits.getdata(result.moments["0"]), apart, cube)
-        after = extract_spectra(cube, places, schedule, path)
-        columns, spectra_before = after, []
-        if before:
-            path_before = before.files["image"]
-            cube_before = self._open(path_before, schedule)
-            spectra_before = extract_spectra(cube_before, places, schedule, path_before)
-            columns = [_named(spectrum, "before") for spectrum in spectra_before]
-            columns += [_named(spectrum, "after") for spectrum in after]
-        how = self._velocities
-        freq_hz, velocity_km_s = spectral_axes(cube, path, how.rest_freq_hz, how.convention)
+        cubes = {"before": self._source(before.files["image"])} if before else {}
+        cubes["after"] = self._source(result.cube.files["image"])
         table = self._folder / SPECTRA
-        with creating(table, overwrite=True) as partial:
-            write_spectra(partial, columns, freq_hz, velocity_km_s)
+        spectra, velocity_km_s = read_spectra(
+            cubes, result.moments["0"], N_POSITIONS, apart, self._velocities, table, schedule
+        )
         return replace(
             result,
             files=(*result.files, *result.moments.values(), table),
-            before=tuple(spectra_before),
-            after=tuple(after),
+            before=spectra.get("before", ()),
+            after=spectra["after"],
             velocity_km_s=velocity_km_s,
         )
 
@@ -395,17 +392,17 @@ class LineImaging:
         return CubeImaging(plan, selection, setup, self._folder, self._provenance)
 
     @property
-    def _moment_paths(self) -> dict[Moment, Path]:
+    def _moment_paths(self) -> "dict[Moment, Path]":
         return {moment: self._folder / f"moment{moment}.fits" for moment in MOMENTS}
 
     @property
-    def _velocities(self) -> Velocities:
-        selection = self._selection
-        return Velocities(selection.rest_freq_hz, selection.convention)
+    def _velocities(self) -> tuple[float | None, Convention]:
+        """The rest frequency, by default that of the header, and the convention."""
+        return self._selection.rest_freq_hz, self._selection.convention
 
-    def _open(self, path: Path, schedule: Schedule, along: Any = "any") -> Cube:
-        stokes = "I" if path.stem == LINE else self._selection.stokes[0]
-        return open_cube(path, schedule, along, stokes=stokes)
+    def _source(self, path: Path) -> tuple[Path, str]:
+        """Return a cube and which of its Stokes parameters products are made of."""
+        return path, "I" if path.stem == LINE else self._selection.stokes[0]
 
     # ------------------------------------------------------------------------------- journal
 
@@ -426,39 +423,6 @@ class LineImaging:
             and all(path.exists() for path in stage.outputs)
             and [tuple(stamp) for stamp in record["outputs"]] == [*map(stamp_of, stage.outputs)]
         )
-
-
-def find_brightest(
-    moment: NDArray[np.floating], apart_pixels: float, cube: Cube
-) -> tuple[Position, ...]:
-    """Return the brightest pixels of a map (row, column), so far apart, named by their direction.
-
-    NaN does not count; none may be left.
-    """
-    left = np.where(np.isfinite(moment), moment, -np.inf)
-    rows, columns = np.ogrid[: left.shape[0], : left.shape[1]]
-    found: list[Position] = []
-    while len(found) < N_POSITIONS and left.max() > 0:
-        row, column = map(int, np.unravel_index(left.argmax(), left.shape))
-        with quiet():
-            direction = pixel_to_skycoord(column, row, cube.wcs.celestial)
-        name = direction.to_string("hmsdms", precision=1)
-        found.append(Position(name, float(column), float(row)))
-        left[(rows - row) ** 2 + (columns - column) ** 2 < apart_pixels**2] = -np.inf
-    return tuple(found)
-
-
-def remove_line_products(folder: Path) -> None:
-    """Remove what earlier runs of the stages left in a folder, so that all is made anew."""
-    for name in (BEFORE, SUBTRACTED, f"{LINE}.zarr"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (STAGES, f"{LINE}.fits", SPECTRA, *(f"moment{m}.fits" for m in MOMENTS)):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _named(spectrum: Spectrum, when: str) -> Spectrum:
-    position = replace(spectrum.position, name=f"{spectrum.position.name} {when}")
-    return replace(spectrum, position=position)
 
 
 def _json_number(value: float) -> float | None:

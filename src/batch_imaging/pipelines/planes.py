@@ -213,7 +213,10 @@ def plan_planes(paths: Sequence[Path], selection: Selection) -> PlanePlan:
     axis = _target_axis(sources, selection)
     chosen = axis.good
     if selection.channels:
-        chosen = axis.select(selection.channels, selection.convention)
+        try:
+            chosen = axis.select(selection.channels, selection.convention)
+        except DataError as error:
+            raise DataError(f"{', '.join(map(str, paths))}: {error}") from error
     begin = min(float(s.times_mjd_s[0]) - s.interval_s / 2 for s in sources)
     end = max(float(s.times_mjd_s[-1]) + s.interval_s / 2 for s in sources)
     planes: Iterable[Plane]

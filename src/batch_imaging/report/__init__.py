@@ -54,7 +54,8 @@ def write_report(run: RunRecord) -> Path:
 def _products(run: RunRecord) -> list[Path]:
     """Return what this run made; an earlier one may have left more in the same folders."""
     made = (run.result.ical, run.result.spectral, run.result.simulation)
-    return [path for result in made if result for path in result.files.values()]
+    images = run.result.line.files if run.result.line else ()
+    return [*images, *(path for result in made if result for path in result.files.values())]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -2,21 +2,22 @@
 
 from collections.abc import Sequence
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.io import fits
-from astropy.visualization.wcsaxes import WCSAxes
 from astropy.wcs import WCS
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from batch_imaging.pipelines.cubes.extraction import Spectrum
-from batch_imaging.pipelines.cubes.statistics import Statistics
+if TYPE_CHECKING:
+    from batch_imaging.pipelines.cubes.extraction import Spectrum
+    from batch_imaging.pipelines.cubes.statistics import Statistics
 
 DPI = 110
 
 
-def draw_statistics(channels: Sequence[Statistics], unit: str) -> bytes:
+def draw_statistics(channels: Sequence["Statistics"], unit: str) -> bytes:
     """Draw noise and beam against channel."""
     figure = Figure(figsize=(8, 5), dpi=DPI, layout="constrained")
     upper, lower = figure.subplots(2, sharex=True)
@@ -29,15 +30,20 @@ def draw_statistics(channels: Sequence[Statistics], unit: str) -> bytes:
     lower.set(xlabel="channel", ylabel="beam [arcsec]")
     for axes in (upper, lower):
         axes.legend(frameon=False, fontsize="small")
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_map(hdu: fits.PrimaryHDU) -> bytes:
     """Draw a moment map; velocities in colours that diverge."""
+    from astropy.visualization.wcsaxes import WCSAxes
+
+    from batch_imaging.pipelines.cubes.opening import quiet
+
     values = np.ma.masked_invalid(hdu.data)
     kind = hdu.header["BTYPE"]
     figure = Figure(figsize=(7.2, 5.2), dpi=DPI)
-    axes = WCSAxes(figure, (0.22, 0.12, 0.58, 0.82), wcs=WCS(hdu.header))
+    with quiet():
+        axes = WCSAxes(figure, (0.22, 0.12, 0.58, 0.82), wcs=WCS(hdu.header))
     figure.add_axes(axes)
     shown = values.compressed()
     low, high = np.percentile(shown, (0.5, 99.5)) if len(shown) else (0.0, 1.0)
@@ -46,14 +52,14 @@ def draw_map(hdu: fits.PrimaryHDU) -> bytes:
     axes.set(xlabel="right ascension", ylabel="declination")
     bar = figure.colorbar(image, ax=axes, cax=figure.add_axes((0.82, 0.12, 0.03, 0.82)))
     bar.set_label(f"{kind} [{hdu.header['BUNIT']}]")
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_spectra(
-    spectra: Sequence[Spectrum],
+    spectra: Sequence["Spectrum"],
     axis: NDArray[np.float64],
     label: str,
-    before: Sequence[Spectrum] = (),
+    before: Sequence["Spectrum"] = (),
 ) -> bytes:
     """Draw a panel a position; beside it, those of the same positions before a subtraction."""
     columns = [before, spectra] if before else [spectra]
@@ -67,10 +73,11 @@ def draw_spectra(
             title = f"{when if before else ''}{spectrum.position.name}"
             axes.set_title(title, fontsize="small")
         column[-1].set_xlabel(label)
-    return _png(figure)
+    return to_png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """Return a PNG whose bytes depend on nothing but the figure."""
     stream = BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()

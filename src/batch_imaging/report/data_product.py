@@ -17,8 +17,9 @@ import yaml
 from batch_imaging import __version__
 from batch_imaging.io.fits_image import publishing
 from batch_imaging.model.beam import SPEED_OF_LIGHT_M_S
-from batch_imaging.parameters import Parameters
+from batch_imaging.parameters import Image, Parameters
 from batch_imaging.pipelines.batch import RunIdentity
+from batch_imaging.pipelines.cube_imaging import CubeResult
 from batch_imaging.report.fingerprint import Fingerprint
 from batch_imaging.report.provenance import git_commit
 from batch_imaging.report.run_record import RunRecord
@@ -36,6 +37,12 @@ _ICAL = {
     "ska_pipeline_ical_residual_cube.fits": "Residual images of all windows",
     "ska_pipeline_ical_deconvolved_cube.fits": "Deconvolved models of all windows",
     "ska_pipeline_ical_gains.fits": "Station gains of self-calibration",
+}
+_IMAGE = {
+    "image": "Image of every plane",
+    "residual": "Residual of every plane",
+    "model": "Deconvolved model of every plane",
+    "mask": "Where every plane was cleaned",
 }
 _SPECTRAL = {
     "ska_pipeline_spectral_restored_cube.fits": "Restored image of every channel",
@@ -66,7 +73,23 @@ class ProductFile:
 
 def expected_files(parameters: Parameters) -> dict[str, str]:
     """Return path and description of every file that a run of these parameters should make."""
+    if parameters.image:
+        return _expected_images(parameters.image) | _REPORT
     return _ICAL | (_SPECTRAL if parameters.spectral.enabled else {}) | _REPORT
+
+
+def _expected_images(image: Image) -> dict[str, str]:
+    names = ["image", "residual", "model"] if image.clean else ["image"]
+    if image.mask or image.mask_sigma is not None:
+        names.append("mask")
+    files = {f"{name}.{image.format}": _IMAGE[name] for name in names}
+    if image.fit_image is not None:
+        files[f"line.{image.format}"] = "Every channel with the continuum subtracted"
+    subtracts = image.model or image.fit is not None or image.fit_image is not None
+    if image.moments or (image.moments is None and subtracts and image.axis == "channel"):
+        files |= {f"moment{n}.fits": f"Moment {n} of the line" for n in (0, 1, 2)}
+        files["spectra.csv"] = "Spectra at the brightest positions"
+    return files | {"report.html": "Pictures of planes, moments and spectra"}
 
 
 def execution_block_id(identity: RunIdentity, started: datetime) -> str:
@@ -129,7 +152,11 @@ def _document(
     return {
         "interface": INTERFACE,
         "execution_block": block,
-        "context": {"observer": "", "intent": "Self-calibrated imaging", "notes": ""},
+        "context": {
+            "observer": "",
+            "intent": "Imaging" if parameters.image else "Self-calibrated imaging",
+            "notes": "",
+        },
         "config": {
             "processing_block": identity.pb_id or None,
             "processing_script": "batch_imaging",
@@ -145,29 +172,32 @@ def _document(
 
 def _planned(parameters: Parameters) -> dict[str, Any]:
     """Return the ObsCore values that follow from the parameters."""
-    simulated = parameters.simulation.array == "ska1-low"
-    return {
-        "dataproduct_type": "cube" if parameters.nfreqwin > 1 else "image",
+    image = parameters.image
+    common = {
         "calib_level": 3,
         "obs_collection": "batch_imaging",
-        "access_format": "application/fits",
+        "access_format": f"application/{image.format if image else 'fits'}",
+        "o_unit": "Jy/beam",
+    }
+    if image:
+        return common
+    simulated = parameters.simulation.array == "ska1-low"
+    return {
+        **common,
+        "dataproduct_type": "cube" if parameters.nfreqwin > 1 else "image",
         "facility_name": "SKA-Observatory",
         "instrument_name": "SKA-LOW" if simulated else "",
-        "o_ucd": "phot.flux.density;phys.polarization.stokes.I",
-        "o_unit": "Jy/beam",
-        "pol_states": "/I/",
-        "pol_xel": 1,
+        **_polarisation("I"),
         **_direction(parameters.ra % 360, parameters.dec),
-        "s_fov": _rounded(np.rad2deg(parameters.cell_rad) * parameters.imaging.npixel),
-        "s_pixel_scale": _rounded(np.rad2deg(parameters.cell_rad) * 3600),
-        "s_xel1": parameters.imaging.npixel,
-        "s_xel2": parameters.imaging.npixel,
+        **_pixels(parameters.imaging.npixel, parameters.cell_rad),
         **_spectral_axis(parameters.freq_hz, parameters.chan_width_hz),
     }
 
 
 def _observed(run: RunRecord) -> dict[str, Any]:
     """Return the ObsCore values that are known once the data were imaged."""
+    if run.result.line:
+        return _observed_image(run.result.line.cube)
     if run.result.ical is None:
         return {}
     observation = run.result.ical.observation
@@ -190,6 +220,43 @@ def _observed(run: RunRecord) -> dict[str, Any]:
         widths_rad = [beam.bmaj_rad for beam in beams]
         known["s_resolution"] = _rounded(np.rad2deg(np.median(widths_rad)) * 3600)
     return known
+
+
+def _observed_image(cube: CubeResult) -> dict[str, Any]:
+    header, geometry = cube.header, cube.geometry
+    centre = geometry.phase_centre
+    known = {
+        "dataproduct_type": "cube" if len(cube.planes) > 1 else "image",
+        "instrument_name": header.telescope,
+        "target_name": header.object_name,
+        **_polarisation(*header.stokes),
+        **_direction(np.rad2deg(centre.ra_rad) % 360, np.rad2deg(centre.dec_rad)),
+        **_pixels(geometry.npixel, geometry.cell_rad),
+        **_spectral_axis(header.freq_hz, header.chan_width_hz),
+        "t_min": _rounded(header.start_mjd_s / SECONDS_PER_DAY, 12),
+        "t_max": _rounded(header.end_mjd_s / SECONDS_PER_DAY, 12),
+    }
+    if widths_rad := [plane.beam.bmaj_rad for plane in cube.planes if plane.beam]:
+        known["s_resolution"] = _rounded(np.rad2deg(np.median(widths_rad)) * 3600)
+    return known
+
+
+def _polarisation(*stokes: str) -> dict[str, Any]:
+    ucds = ["phot.flux.density", *(f"phys.polarization.stokes.{name}" for name in stokes)]
+    return {
+        "o_ucd": ";".join(ucds),
+        "pol_states": f"/{'/'.join(stokes)}/",
+        "pol_xel": len(stokes),
+    }
+
+
+def _pixels(npixel: int, cell_rad: float) -> dict[str, Any]:
+    return {
+        "s_fov": _rounded(np.rad2deg(cell_rad) * npixel),
+        "s_pixel_scale": _rounded(np.rad2deg(cell_rad) * 3600),
+        "s_xel1": npixel,
+        "s_xel2": npixel,
+    }
 
 
 def _direction(ra_deg: float, dec_deg: float) -> dict[str, float]:

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from batch_imaging import __version__
 from batch_imaging.execution.worker_logs import COMBINED, LOGS, PATTERN
-from batch_imaging.parameters import Parameters, catalogue, parameter_hash
+from batch_imaging.parameters import Image, Parameters, catalogue, parameter_hash
 from batch_imaging.report.fingerprint import Fingerprint
 from batch_imaging.report.numbers import brightness, fixed, significant, storage, thousands
 from batch_imaging.report.pictures import Picture
@@ -301,12 +302,13 @@ def _memory_table(run: RunRecord) -> Table:
 
 def _parameter_table(parameters: Parameters) -> Table:
     rows, marked = [], set()
-    values, defaults = _flat(parameters), _flat(Parameters())
+    values = _flat(parameters.model_dump(mode="json"))
+    defaults = _flat(Parameters().model_dump(mode="json") | {"image": Image().model_dump()})
     entries = catalogue()
     for index, (path, value) in enumerate(values.items()):
-        if value != defaults[path]:
+        if value != defaults.get(path, ""):
             marked.add(index)
-        rows.append((path, value, entries[path].unit, defaults[path]))
+        rows.append((path, value, entries[path].unit, defaults.get(path, "")))
     return Table(
         f"Parameters ({len(marked)} of {len(rows)} differ from their defaults)",
         ("parameter", "value", "unit", "default"),
@@ -317,9 +319,9 @@ def _parameter_table(parameters: Parameters) -> Table:
     )
 
 
-def _flat(parameters: Parameters) -> dict[str, str]:
+def _flat(values: Mapping[str, Any]) -> dict[str, str]:
     flat = {}
-    for name, value in parameters.model_dump(mode="json").items():
+    for name, value in values.items():
         inner = value if isinstance(value, dict) else None
         paths = {name: value} if inner is None else {f"{name}.{k}": v for k, v in inner.items()}
         flat.update({path: "" if v is None else str(v) for path, v in paths.items()})

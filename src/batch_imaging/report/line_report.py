@@ -5,7 +5,6 @@ from pathlib import Path
 from astropy.io import fits
 
 from batch_imaging.io.fits_image import publishing
-from batch_imaging.pipelines.cubes.opening import quiet
 from batch_imaging.pipelines.line_imaging import LineResult
 from batch_imaging.report.cube_pictures import draw_map, draw_spectra
 from batch_imaging.report.plane_report import picture, write_plane_report
@@ -22,7 +21,7 @@ def write_line_report(folder: Path, result: LineResult) -> tuple[Path, ...]:
     """
     written, sections = [], []
     for moment, path in result.moments.items():
-        with fits.open(path) as hdus, quiet():
+        with fits.open(path) as hdus:
             png = draw_map(hdus[0])
         sections.append(picture(png, f"Moment {moment}"))
         written.append(_write(path.with_suffix(".png"), png))

@@ -3,7 +3,6 @@
 import base64
 import html
 from collections.abc import Iterable, Iterator
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from batch_imaging.io.fits_image import ImageHeader, publishing
 from batch_imaging.io.plane_sink import read_plane
 from batch_imaging.pipelines.cube_imaging import CubeResult
 from batch_imaging.pipelines.plane_imaging import Outcome, PlaneResult
+from batch_imaging.report.cube_pictures import to_png
 
 FILE_NAME = "report.html"
 MAPS = 12
@@ -24,8 +24,8 @@ _ARCSEC = 3600 * 180 / np.pi
 _STYLE = (
     "body{font:15px/1.5 sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#222}"
     "img{max-width:100%}table{border-collapse:collapse}"
-    "td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #ddd}"
-    "td.words{text-align:left}tr.bad{background:#fdecea}"
+    "td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #ddd;"
+    "white-space:nowrap}td.words{text-align:left;white-space:normal}tr.bad{background:#fdecea}"
 )
 
 
@@ -64,14 +64,15 @@ def draw_maps(result: CubeResult) -> bytes:
     spread = {round(k) for k in np.linspace(0, len(good) - 1, min(MAPS - 1, len(good)))}
     brightest = max(good, key=lambda plane: plane.peak_jy)
     shown = sorted({good[k].index for k in spread} | {brightest.index})
-    noise_jy = float(np.median([plane.noise_jy for plane in good]))
+    noise_jy = float(np.median([plane.noise_jy for plane in good])) or 1e-9  # blank all over
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(2.4 * columns + 1, 2.5 * rows), dpi=DPI, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()
-    picture = None
+        axes.set(xticks=[], yticks=[])  # the layout would measure them all the same
+    picture, faint_mjy = None, 5e3 * noise_jy
     for axes, index in zip(panels.flat, shown, strict=False):
         pixels = _thinned(read_plane(result.files["image"], index))
         picture = axes.imshow(
@@ -79,15 +80,17 @@ def draw_maps(result: CubeResult) -> bytes:
             origin="lower",
             cmap="inferno",
             norm=AsinhNorm(
-                linear_width=5e3 * noise_jy,
+                linear_width=faint_mjy,
                 vmin=-3e3 * noise_jy,
                 vmax=1e3 * max(brightest.peak_jy, 10 * noise_jy),
             ),
         )
         axes.set_title(f"{index}: {_position(index, result.header)}", fontsize="small")
     if picture is not None:
-        figure.colorbar(picture, ax=panels, label="mJy/beam", shrink=0.8)
-    return _png(figure)
+        first, last = np.ceil(np.log10([faint_mjy, picture.norm.vmax]))
+        ticks = [0, *10.0 ** np.arange(first, last)]
+        figure.colorbar(picture, ax=panels, label="mJy/beam", shrink=0.8, ticks=ticks, format="%g")
+    return to_png(figure)
 
 
 def draw_planes(result: CubeResult) -> bytes:
@@ -106,7 +109,7 @@ def draw_planes(result: CubeResult) -> bytes:
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (upper, lower):
         axes.legend(frameon=False, fontsize="small")
-    return _png(figure)
+    return to_png(figure)
 
 
 def _thinned(pixels: np.ndarray) -> np.ndarray:
@@ -147,9 +150,3 @@ def picture(png: bytes, title: str) -> str:
     """Return a section of a page with a picture in it."""
     data = base64.b64encode(png).decode("ascii")
     return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">'
-
-
-def _png(figure: Figure) -> bytes:
-    stream = BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()

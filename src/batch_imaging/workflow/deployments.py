@@ -212,6 +212,7 @@ def dask_engine(
     n_workers: int,
     memory_limit_bytes: int,
     buffers: Sequence[str],
+    source: str | None,
     logs_buffer: str,
 ) -> Iterator[Executor]:
     """Deploy a Dask engine and yield an executor on it. `remove_engine` removes it.
@@ -220,6 +221,7 @@ def dask_engine(
     ----------
     memory_limit_bytes: of one worker.
     buffers: that the workers see.
+    source: a buffer that they only read, unless it is one of these.
     logs_buffer: where the last words of scheduler and workers go if they die.
 
     Raises
@@ -227,6 +229,7 @@ def dask_engine(
     EngineError: it did not come up within its deadline; with the deployer's reason.
     """
     config, deploy_id = claimed.config, engine_deployment_id(claimed.id)
+    read_only = [source] if source and source not in buffers else []
     deadline = time.monotonic() + ENGINE_DEADLINE_S
     for txn in config.txn():
         script = txn.get_deployment(workflow_deployment_id(claimed.id))
@@ -236,7 +239,8 @@ def dask_engine(
         values = image | {
             "worker.replicas": n_workers,
             "worker.resources.limits.memory": str(memory_limit_bytes),
-            **{f"buffers[{index}]": name for index, name in enumerate(buffers)},
+            **{f"buffers[{index}]": name for index, name in enumerate([*buffers, *read_only])},
+            **{f"read_only[{index}]": name for index, name in enumerate(read_only)},
             "logs_buffer": logs_buffer,
             **_identity(claimed),
         }
@@ -248,7 +252,7 @@ def dask_engine(
     address = (state and state.scheduler) or f"tcp://{name}-scheduler.{namespace}:8786"
     left_s = deadline - time.monotonic()
     with address_executor(
-        address, n_workers, left_s, lambda: _trouble(config, [deploy_id, *buffers])
+        address, n_workers, left_s, lambda: _trouble(config, [deploy_id, *buffers, *read_only])
     ) as executor:
         yield executor
 

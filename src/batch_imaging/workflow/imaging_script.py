@@ -3,6 +3,7 @@
 import logging
 import os
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from batch_imaging.control.config.entities import Resources
 from batch_imaging.control.config.quantity import parse_quantity
@@ -23,6 +24,7 @@ from batch_imaging.workflow.deployments import (
     reserve_buffers,
     take_buffer,
 )
+from batch_imaging.workflow.input_sets import choose_steps
 from batch_imaging.workflow.job import Job
 
 LOG = logging.getLogger("batch_imaging")
@@ -38,6 +40,8 @@ def process_imaging(claimed: ClaimedBlock) -> None:
     BatchImagingError: of any kind; what was reached is in the buffers, with a report.
     """
     parameters = load_parameters(claimed.block.parameters).with_buffers(claimed.id)
+    if parameters.image:  # what cannot be read is refused before anything is deployed
+        choose_steps(parameters, Path())
     source = take_buffer(claimed, parameters.input.buffer) if parameters.input.buffer else None
     if source:  # what is needed is found out by the workers, which see its sets
         limit_bytes = worker_limit_bytes() or available_memory_bytes() // parameters.n_workers
@@ -65,8 +69,7 @@ def process_imaging(claimed: ClaimedBlock) -> None:
         progress=Progress(claimed.report),
     )
     claimed.report("engine", 0.0)
-    mounted = {*folders, *([str(parameters.input.buffer)] if source else [])}
-    job.run(_engine(claimed, parameters, limit_bytes, sorted(mounted)))
+    job.run(_engine(claimed, parameters, limit_bytes, sorted(folders)))
     LOG.info("Finished processing")
 
 
@@ -78,7 +81,8 @@ def _engine(
     if parameters.engine.name != "auto":
         return open_executor(parameters.engine, n_workers, limit_bytes)
     LOG.info("Deploying Dask EE")
-    return dask_engine(claimed, n_workers, limit_bytes, buffers, str(parameters.buffer_img))
+    source, logs = parameters.input.buffer, str(parameters.buffer_img)
+    return dask_engine(claimed, n_workers, limit_bytes, buffers, source, logs)
 
 
 def worker_limit_bytes() -> int | None:

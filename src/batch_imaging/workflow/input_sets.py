@@ -1,22 +1,20 @@
 """Measurement Sets of a buffer, and their imaging along an axis as a job: led by a worker."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batch_imaging import __version__
-from batch_imaging.errors import DataError, ParameterError, ResourceError
+from batch_imaging.errors import DataError, ResourceError
 from batch_imaging.execution.executor import Executor
 from batch_imaging.execution.memory import shown_bytes
 from batch_imaging.execution.progress import Progress
 from batch_imaging.io.fits_image import Provenance
 from batch_imaging.model.spectral_axis import parse_ranges
-from batch_imaging.parameters import Image, Parameters, parameter_hash
-from batch_imaging.parameters import Input as InputParameters
-from batch_imaging.pipelines.batch import BatchResult, Buffers, RunIdentity
+from batch_imaging.parameters import Parameters, parameter_hash
+from batch_imaging.pipelines.batch import RunIdentity
 from batch_imaging.pipelines.cube_imaging import make_setup
-from batch_imaging.pipelines.line_imaging import LineImaging, make_steps
+from batch_imaging.pipelines.line_imaging import LineImaging, LineResult, LineSteps, make_steps
 from batch_imaging.pipelines.planes import Selection, plan_planes
 from batch_imaging.pipelines.selection_text import (
     parse_line_free,
@@ -25,9 +23,6 @@ from batch_imaging.pipelines.selection_text import (
     parse_times,
     parse_velocities,
 )
-from batch_imaging.report.fingerprint import take_fingerprints
-from batch_imaging.report.provenance import make_provenance, write_provenance
-from batch_imaging.report.run_record import RunRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +41,6 @@ class ImageJob:
     source: Path
     sets: tuple[Path, ...]
     folder: Path
-    started: datetime
-    engine: str
 
 
 def find_sets(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
@@ -77,21 +70,22 @@ def plan_images(job: ImageJob) -> LineImaging:
     ------
     ParameterError, DataError: what is asked for cannot be done.
     """
-    parameters, image, source = job.parameters, job.parameters.image, job.parameters.input
+    parameters, image = job.parameters, job.parameters.image
     assert image is not None
-    selection = make_selection(source, image)
-    steps = make_steps(
-        selection,
-        model=job.source / image.model if image.model else None,
-        fit_order=image.fit,
-        image_order=image.fit_image,
-        line_free=parse_line_free(image.line_free) if image.line_free else (),
-        clip_sigma=image.auto_mask,
-        moment_sigma=image.moments,
-    )
+    selection, steps = choose_steps(parameters, job.source)
     plan = plan_planes(job.sets, selection)
-    cell_rad = None if isinstance(image.cellsize, str) else image.cellsize
-    setup = make_setup(plan, selection, parameters, clean=image.clean, cell_rad=cell_rad)
+    setup = make_setup(
+        plan,
+        selection,
+        parameters,
+        clean=image.clean,
+        cell_rad=None if isinstance(image.cellsize, str) else image.cellsize,
+        threads=image.threads,
+        mask=job.source / image.mask if image.mask else None,
+        mask_sigma=image.mask_sigma,
+        weight_density=image.weight_density,
+        file_format=image.format,
+    )
     provenance = Provenance(
         "batch_imaging",
         __version__,
@@ -103,16 +97,20 @@ def plan_images(job: ImageJob) -> LineImaging:
     return LineImaging(plan, selection, setup, steps, job.folder, provenance)
 
 
-def make_selection(source: InputParameters, image: Image) -> Selection:
-    """Return what of the sets is imaged, along which axis.
+def choose_steps(parameters: Parameters, folder: Path) -> tuple[Selection, LineSteps]:
+    """Return what of the sets is imaged along which axis, and what else is done; read no file.
+
+    Parameters
+    ----------
+    folder: of the input buffer.
 
     Raises
     ------
-    ParameterError: a text of the parameters cannot be read.
+    ParameterError: a text of the parameters cannot be read, or does not go with others.
     """
-    if image.velocities and image.frame is None:
-        raise ParameterError("image.velocities: in which frame? Give image.frame, too")
-    return Selection(
+    source, image = parameters.input, parameters.image
+    assert image is not None
+    selection = Selection(
         axis=image.axis,
         field=source.field,
         windows=parse_names(source.spw, "input.spw") if source.spw else (),
@@ -129,12 +127,24 @@ def make_selection(source: InputParameters, image: Image) -> Selection:
         if image.velocities
         else None,
     )
+    line_free = parse_line_free(image.line_free) if image.line_free else ()
+    steps = make_steps(
+        selection,
+        model=folder / image.model if image.model else None,
+        fit_order=image.fit,
+        image_order=image.fit_image,
+        line_free=folder / line_free if isinstance(line_free, Path) else line_free,
+        clip_sigma=image.auto_mask,
+        order=image.order,
+        moment_sigma=image.moments,
+    )
+    return selection, steps
 
 
 def image_sets(
     executor: Executor, progress: Progress, job: ImageJob, limit_bytes: int
-) -> tuple[Path, ...]:
-    """Make the images, the report and the provenance, and return their paths, the report's last.
+) -> LineResult:
+    """Make the images and the page that shows them, which is the last of the result's files.
 
     What an earlier run with the same folder has done is not done again.
 
@@ -148,33 +158,16 @@ def image_sets(
     """
     from batch_imaging.report.line_report import write_line_report  # matplotlib takes half a second
 
-    assert job.parameters.image is not None
-    imaging = plan_images(job)
+    image, imaging = job.parameters.image, plan_images(job)
+    assert image is not None
     if imaging.worker_bytes > limit_bytes:
         raise ResourceError(
             f"a worker takes about {shown_bytes(imaging.worker_bytes)} and may have "
             f"{shown_bytes(limit_bytes)}; give fewer n_workers or a smaller imaging.npixel"
         )
+    imaging.subtract(executor, progress, image.subtract_threads)
     result = imaging.run(
-        executor,
-        progress,
-        max_failed=job.parameters.image.max_failed_planes,
-        memory_bytes=limit_bytes,
+        executor, progress, max_failed=image.max_failed_planes, memory_bytes=limit_bytes
     )
-    with progress.stage("report"):
-        report = write_line_report(job.folder, result)
-        products = (*result.files, *report)
-        run = RunRecord(
-            job.parameters,
-            job.identity,
-            Buffers(job.folder, job.folder),
-            BatchResult(),
-            job.started,
-            datetime.now(UTC),
-            job.sets,
-            tuple(progress.stages),
-            engine=job.engine,
-        )
-        marks = take_fingerprints([*products, *job.sets])
-        provenance = write_provenance(job.folder.absolute(), make_provenance(run, marks))
-    return (*products[:-1], provenance, products[-1])
+    with progress.stage("pictures"):
+        return replace(result, files=(*result.files, *write_line_report(job.folder, result)))

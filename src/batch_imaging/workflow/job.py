@@ -52,7 +52,6 @@ class Job:
     progress: Progress = field(default_factory=Progress)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     result: BatchResult = field(default_factory=BatchResult)
-    images: tuple[Path, ...] = ()
     peak_rss_bytes: dict[str, int] = field(default_factory=dict)
 
     def run(self, opened: AbstractContextManager[Executor]) -> Path:
@@ -71,44 +70,39 @@ class Job:
             executor.keep_performance_report(self.performance_report),
         ):
             self.peak_rss_bytes = executor.peak_rss_bytes
-            if self.source:
-                self.sets = executor.run(find_sets, self.source, self.parameters.input.sets)
-                if self.parameters.image:
-                    return self._make_images(executor, self.source)
-                self._check_sets(executor)
             executor.run(
                 declare_products, self.buffers.img, self.parameters, self.started, self.identity
             )
             try:
-                run_pipelines(
-                    self.parameters,
-                    self.buffers,
-                    self.identity,
-                    executor,
-                    self.progress,
-                    self.result,
-                    self.sets,
-                )
+                self._make_products(executor)
             except BaseException as error:
                 self._report_failure(executor, error)
                 raise
             with self.progress.stage("report"):
                 return executor.run(write_report, self._record())
 
-    def _make_images(self, executor: Executor, source: Path) -> Path:
-        """Run the flow of `batch-imaging image`, which a later job in the same buffer goes on."""
-        job = ImageJob(
+    def _make_products(self, executor: Executor) -> None:
+        if self.source:
+            self.sets = executor.run(find_sets, self.source, self.parameters.input.sets)
+            if self.parameters.image:
+                self._make_images(executor, self.source)
+                return
+            self._check_sets(executor)
+        run_pipelines(
             self.parameters,
+            self.buffers,
             self.identity,
-            source,
+            executor,
+            self.progress,
+            self.result,
             self.sets,
-            self.buffers.img,
-            self.started,
-            self.engine,
         )
+
+    def _make_images(self, executor: Executor, source: Path) -> None:
+        """Run the flow of `batch-imaging image`, which a later job in the same buffer goes on."""
+        job = ImageJob(self.parameters, self.identity, source, self.sets, self.buffers.img)
         LOG.info("Running imaging of %d Measurement Sets", len(self.sets))
-        self.images = conduct(executor, self.progress, image_sets, job, self.limit_bytes)
-        return self.images[-1]
+        self.result.line = conduct(executor, self.progress, image_sets, job, self.limit_bytes)
 
     def _check_sets(self, executor: Executor) -> None:
         """Refuse sets that the workers have no memory for."""
@@ -134,7 +128,8 @@ class Job:
 
     def products(self) -> Iterator[Path]:
         """Yield what was made and is there, in the order it was made; not all it might have."""
-        yield from self.images[:-1]
+        if self.result.line:
+            yield from self.result.line.files
         if self.result.simulation:
             yield from self.result.simulation.sets
         for made in (self.result.simulation, self.result.ical, self.result.spectral):
@@ -165,8 +160,11 @@ def plan_sets(sets: Sequence[Path], parameters: Parameters, available_bytes: int
 
 
 def close_failed_run(run: RunRecord) -> Path:
-    """Remove what units that were stopped in the middle had begun, and write the report."""
-    for folder in (run.buffers.vis, run.buffers.img):
+    """Remove what units that were stopped in the middle had begun, and write the report.
+
+    Cubes of `image` stay as they are: a later run goes on with them.
+    """
+    for folder in () if run.parameters.image else (run.buffers.vis, run.buffers.img):
         for partial in folder.glob("*.partial"):
             if partial.is_dir():
                 shutil.rmtree(partial, ignore_errors=True)

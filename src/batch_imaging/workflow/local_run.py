@@ -14,7 +14,7 @@ from batch_imaging.io.measurement_set import describe_measurement_set
 from batch_imaging.parameters import Parameters
 from batch_imaging.pipelines.batch import Buffers, RunIdentity
 from batch_imaging.report.provenance import git_commit
-from batch_imaging.workflow.input_sets import find_sets
+from batch_imaging.workflow.input_sets import choose_steps, find_sets
 from batch_imaging.workflow.job import Job
 
 LOG = logging.getLogger("batch_imaging")
@@ -65,6 +65,8 @@ def run_locally(
         raise ParameterError("Measurement Sets and input.buffer are both given; keep one of them")
     if source:  # what is needed is found out when its sets are seen
         find_sets(source, parameters.input.sets)
+        if parameters.image:
+            choose_steps(parameters, source)
         plan = ImagingPlan(available_memory_bytes() // parameters.n_workers, ())
     elif sets:
         plan = plan_imaging(parameters, [describe_measurement_set(path) for path in sets])

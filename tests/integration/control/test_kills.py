@@ -15,7 +15,7 @@ from sessions import (
 from batch_imaging.control.config import View
 from batch_imaging.control.config.entities import Status, engine_deployment_id
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import yaml
 from distributed import Worker, WorkerPlugin
 
 from batch_imaging.errors import DataError, EngineError, ResourceError
@@ -38,7 +39,8 @@ def mounted(executor, tmp_path, monkeypatch) -> Path:
     mounted, empty = tmp_path / "mounted", tmp_path / "empty"
     for folder in (mounted / "vis", mounted / "img", empty):
         folder.mkdir(parents=True)
-    executor._client.register_plugin(StandIn(mounted))
+    executor.client.unregister_worker_plugin("worker-log")  # it comes again, after this one
+    executor.client.register_plugin(StandIn(mounted))
     monkeypatch.chdir(empty)
     yield mounted
     assert list(empty.iterdir()) == []
@@ -56,9 +58,9 @@ class StandIn(WorkerPlugin):
         os.chdir(self._folder)
 
 
-def make_job(parameters, parent: Path, sets=()) -> Job:
-    buffers = Buffers(parent / "vis", parent / "img")
-    return Job(parameters, IDENTITY, buffers, "dask-ee", sets, progress=Progress(show_bar=False))
+def make_job(parameters, parent: Path, **values) -> Job:
+    buffers, progress = Buffers(parent / "vis", parent / "img"), Progress(show_bar=False)
+    return Job(parameters, IDENTITY, buffers, "dask-ee", progress=progress, **values)
 
 
 def test_products_are_those_of_a_process_that_sees_them(
@@ -87,15 +89,35 @@ def test_images_of_an_input_are_led_by_a_worker(executor, mounted, make_paramete
         nfreqwin=2, input={"buffer": "vis"}, image={"clean": False, "cellsize": 0.002, "moments": 5}
     )
     run_simulation(parameters, mounted / "vis", SerialExecutor(), Progress(show_bar=False))
-    job = make_job(parameters, Path())
-    job.source, job.limit_bytes = Path("vis"), 2**30
-    page = job.run(nullcontext(executor))
-    assert page == mounted / "img/report.html"
+    job = make_job(parameters, Path(), source=Path("vis"), limit_bytes=2**30)
+    job.run(nullcontext(executor))
+    assert mounted / "img/report.html" in job.products()
     assert all(path.is_file() for path in job.products())
+    assert statuses(mounted) == {"done"}
     assert "imaging planes" in {stage.name for stage in job.progress.stages}
-    job.limit_bytes = 10**6
+    job = make_job(parameters, mounted, source=mounted / "vis", limit_bytes=10**6)
     with pytest.raises(ResourceError, match=r"a worker takes about .* and may have 1 MB"):
-        job.run(nullcontext(executor))
+        job.run(nullcontext(SerialExecutor()))
+    assert "may have 1 MB" in json.loads((mounted / "img/report/summary.json").read_text())["error"]
+    assert "failure" in statuses(mounted)
+
+
+def test_an_input_without_images_goes_through_ical(tmp_path, make_parameters):
+    for name in ("vis", "img"):
+        (tmp_path / name).mkdir()
+    parameters = make_parameters(nfreqwin=2, input={"buffer": "vis"})
+    run_simulation(parameters, tmp_path / "vis", SerialExecutor(), Progress(show_bar=False))
+    job = make_job(parameters, tmp_path, source=tmp_path / "vis", limit_bytes=2**30)
+    page = job.run(nullcontext(SerialExecutor()))
+    assert page.is_file()
+    assert len(job.sets) == 2
+    assert (tmp_path / "img/ska_pipeline_ical_restored.fits").is_file()
+    assert statuses(tmp_path) == {"done"}
+
+
+def statuses(mounted: Path) -> set[str]:
+    metadata = yaml.safe_load((mounted / "img/ska-data-product.yaml").read_text())
+    return {file["status"] for file in metadata["files"]}
 
 
 def test_a_failed_run_is_reported_and_leaves_nothing_half_done(

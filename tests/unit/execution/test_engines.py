@@ -1,7 +1,10 @@
 """Which engine runs, what its jobs say, and how it refuses; real ones are in tests/engines."""
 
+import json
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import get_args
 
 import pytest
@@ -22,7 +25,8 @@ GIB = 2**30
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
-    for name in (*engines.ADDRESS_VARIABLES, "SLURM_JOB_ID", "_CONDOR_JOB_AD"):
+    inside = "SLURM_JOB_ID", "_CONDOR_JOB_AD", "KUBERNETES_SERVICE_HOST"
+    for name in (*engines.ADDRESS_VARIABLES, *inside):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -49,9 +53,9 @@ def test_memory_is_counted_where_the_workers_are():
 
 
 def test_workers_retire_before_the_walltime():
-    for walltime_s in (60, 3600, 86_400):
+    for walltime_s in (10, 60, 3600, 86_400):
         life_s, stagger_s = lifetime_s(walltime_s)
-        assert walltime_s / 2 < life_s < life_s + stagger_s < walltime_s
+        assert walltime_s / 3 < life_s < life_s + stagger_s < walltime_s
 
 
 def test_units_longer_than_the_walltime_are_warned_of():
@@ -72,6 +76,52 @@ def test_settings_of_the_environment_win(monkeypatch):
     assert dask_settings()["distributed.comm.retry.count"] == 1
     monkeypatch.setenv("DASK_DISTRIBUTED__COMM__RETRY__COUNT", "7")
     assert dask_settings()["distributed.comm.retry.count"] == 7
+
+
+class NoOperator(BaseHTTPRequestHandler):
+    """A Kubernetes that has never heard of Dask."""
+
+    def do_GET(self):
+        self.send_error(404)
+
+    def log_message(self, *_of_a_request):
+        pass
+
+
+def test_a_cluster_without_the_operator_is_told_from_one_that_is_away(tmp_path, monkeypatch):
+    pytest.importorskip("dask_kubernetes")
+    wanted = Engine(name="kubernetes", image="a:1")
+    kubeconfig = tmp_path / "kubeconfig"
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    with HTTPServer(("127.0.0.1", 0), NoOperator) as server:
+        cluster = {"server": f"http://127.0.0.1:{server.server_port}"}
+        kubeconfig.write_text(
+            json.dumps(
+                {
+                    "clusters": [{"name": "a", "cluster": cluster}],
+                    "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+                    "users": [{"name": "a", "user": {}}],
+                    "current-context": "a",
+                }
+            )
+        )
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            with (
+                pytest.raises(EngineError, match=r"CRD daskclusters\.kubernetes\.dask\.org"),
+                open_executor(wanted, 1, GIB),
+            ):
+                pass
+        finally:
+            server.shutdown()
+            thread.join()
+    kubeconfig.unlink()
+    with (
+        pytest.raises(EngineError, match="no cluster by KUBECONFIG"),
+        open_executor(wanted, 1, GIB),
+    ):
+        pass
 
 
 class FakeClient:
@@ -121,7 +171,7 @@ def test_a_job_asks_for_what_the_plan_needs():
     parameters = load_parameters({"n_workers": 4})
     plan = replace(
         make_plan(parameters, available_bytes=100 * GIB),
-        **{"worker_bytes": GIB, "memory_bytes": 6 * GIB, "memory_limit_bytes": 2 * GIB},
+        **{"main_bytes": GIB, "memory_bytes": 6 * GIB, "memory_limit_bytes": 2 * GIB},
     )
     folder, arguments = Path("out"), ["run", "a b.json"]
     wanted = Engine(name="slurm", queue="long", cores=2, directives=("--constraint=avx2",))
@@ -134,4 +184,6 @@ def test_a_job_asks_for_what_the_plan_needs():
     lines = job_script(wanted, plan, arguments, folder).splitlines()
     for line in ("request_cpus = 4", "request_memory = 7680", 'requirements = Arch == "X86_64"'):
         assert line in lines
+    asked = job_script(wanted.model_copy(update={"memory": "3Gi"}), plan, arguments, folder)
+    assert f"request_memory = {4 * 3072 + 1024}\n" in asked
     assert "arguments = \"'-m' 'batch_imaging' 'run' 'a b.json'\"" in lines

@@ -190,7 +190,7 @@ def test_slurm_arrays_have_a_task_for_each_part(one_set, tmp_path):
 
 
 def test_bad_input_is_named(one_set, tmp_path, make_block):
-    with pytest.raises(ParameterError, match="6 parts by time are too few"):
+    with pytest.raises(ParameterError, match="into all it can be, 6, parts are larger"):
         plan_partition([one_set], "time", 1000)
     with pytest.raises(DataError, match="no column MODEL_DATA"):
         plan_partition([one_set], "time", 1e12, column="MODEL_DATA")

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from batch_imaging.errors import DataError, ParameterError
 from batch_imaging.execution import rsexecute
 from batch_imaging.io.fits_image import read_fits_image
+from batch_imaging.io.measurement_set import write_measurement_set
 from batch_imaging.kernels.gains import baseline_gains, solve_gains, sum_normal_matrices
 from batch_imaging.model.direction import Direction, radec_from_lm
 from batch_imaging.pipelines import (
@@ -25,6 +27,7 @@ from batch_imaging.pipelines import (
     create_low_test_image_from_gleam,
     create_named_configuration,
     create_skycomponent,
+    create_visibility_from_ms,
     deconvolve_list_rsexecute_workflow,
     export_image_to_fits,
     ical_list_rsexecute_workflow,
@@ -35,8 +38,10 @@ from batch_imaging.pipelines import (
     mpccal_skymodel_list_rsexecute_workflow,
     predict_list_rsexecute_workflow,
     predict_skycomponent_visibility,
+    qa_image,
     residual_list_rsexecute_workflow,
     restore_list_rsexecute_workflow,
+    show_image,
     simulate_gaintable,
     simulate_list_rsexecute_workflow,
     spectral_line_imaging_list_rsexecute_workflow,
@@ -96,6 +101,10 @@ def test_misspelt_names_and_values_are_refused_with_the_nearest(vis_list, models
         predict_list_rsexecute_workflow(vis_list, models, context="wstak")
     with pytest.raises(ParameterError, match="calibration_context 'K'"):
         ical_list_rsexecute_workflow(vis_list, models, calibration_context="TK")
+    with pytest.raises(ParameterError, match=r"timeslice '60.0' .* auto"):
+        continuum_imaging_list_rsexecute_workflow(vis_list, models, timeslice=60.0)
+    with pytest.raises(ParameterError, match="'dopsf' is not known"):
+        continuum_imaging_list_rsexecute_workflow(vis_list, models, timeslice="auto", dopsf=True)
     controls = create_calibration_controls()
     controls["T"]["timeslice"] = 60.0
     with pytest.raises(ParameterError, match="only 'auto'"):
@@ -342,5 +351,14 @@ def test_vocabulary(vis_list, models, tmp_path):
     assert advice["npixels"] <= advice["npixels2"] < 2 * advice["npixels"]
     psf = invert_list_rsexecute_workflow(vis_list[:1], models[:1], dopsf=True)
     restored = restore_list_rsexecute_workflow(models[:1], psf, psfwidth=2.0)
-    export_image_to_fits(restored[0], tmp_path / "a.fits", vis_list[0])
-    assert read_fits_image(tmp_path / "a.fits")
+    for name, vis in {"a.fits": vis_list[0], "b.fits": None}.items():
+        export_image_to_fits(restored[0], tmp_path / name, vis)
+        assert read_fits_image(tmp_path / name)
+    assert qa_image(psf[0][0], context="psf").data["max"] == pytest.approx(1, abs=1e-5)
+    show_image(restored[0], title="restored", fig=Figure())
+
+
+def test_channels_of_a_set_are_read(vis_list, tmp_path):
+    write_measurement_set(tmp_path / "a.ms", vis_list[0])
+    (vis,) = create_visibility_from_ms(str(tmp_path / "a.ms"), start_chan=0, end_chan=0)
+    assert np.array_equal(vis.vis[..., 0], vis_list[0].vis[..., 0])

@@ -52,7 +52,7 @@ def open_executor(
     """
     wanted = EngineParameters(name=engine) if isinstance(engine, str) else engine
     name = chosen_engine(wanted)
-    memory_bytes = _bytes(wanted.memory) if wanted.memory else memory_limit_bytes
+    memory_bytes = asked_memory_bytes(wanted) or memory_limit_bytes
     if name == "serial":
         yield SerialExecutor()
     elif name == "local":
@@ -86,11 +86,12 @@ def own_memory_bytes(wanted: EngineParameters) -> int | None:
     """Return the most that a worker may take, None where all share this machine's memory."""
     if chosen_engine(wanted) in {"local", "serial"}:
         return None
-    return _bytes(wanted.memory) if wanted.memory else sys.maxsize
+    return asked_memory_bytes(wanted) or sys.maxsize
 
 
-def _bytes(quantity: str) -> int:
-    return int(parse_bytes(f"{quantity}B"))
+def asked_memory_bytes(wanted: EngineParameters) -> int | None:
+    """Return the memory that was asked for a worker, None if that is left to the plan."""
+    return int(parse_bytes(f"{wanted.memory}B")) if wanted.memory else None
 
 
 def _address_of_environment() -> str | None:

@@ -33,9 +33,8 @@ COMMAND_S = 60.0
 GONE_S = 60.0
 SCHEDULER_AWAY_S = 60
 """Workers that have not heard of the scheduler for so long end themselves, and their jobs."""
-MARGIN = 0.2
-"""Fraction of the walltime, at most RETIRE_S, that is left when the last workers retire."""
-RETIRE_S = 600.0
+MARGIN, MARGIN_S = 0.2, (20.0, 600.0)
+"""Fraction of the walltime, and its limits, that is left when the last workers retire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,8 @@ def lifetime_s(walltime_s: float) -> tuple[float, float]:
 
     Together they stay below the walltime by a margin for start and last units.
     """
-    margin_s = min(MARGIN * walltime_s, RETIRE_S)
+    least_s, most_s = MARGIN_S
+    margin_s = min(max(MARGIN * walltime_s, least_s), most_s, walltime_s / 3)
     stagger_s = margin_s / 2
     return walltime_s - margin_s - stagger_s, stagger_s
 

@@ -1,6 +1,7 @@
 """Workers as pods that the operator of dask-kubernetes makes, where it is installed."""
 
 import logging
+import os
 import uuid
 from typing import Any
 
@@ -75,7 +76,10 @@ def require_operator() -> None:
     from kubernetes import client, config
 
     try:
-        config.load_config()
+        if "KUBERNETES_SERVICE_HOST" in os.environ:
+            config.load_incluster_config()
+        else:
+            config.load_kube_config(os.environ.get("KUBECONFIG"))
         client.CustomObjectsApi().get_api_resources(API_GROUP, API_VERSION, _request_timeout=10)
     except client.ApiException as error:
         if error.status != 404:

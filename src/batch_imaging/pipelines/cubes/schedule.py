@@ -4,7 +4,6 @@ A chunk is read, computed and handed back before the next but few is begun, so m
 chunks as there are workers, however large the cube.
 """
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-import dask
 import dask.array as da
 import psutil
 from dask.array.core import slices_from_chunks
@@ -22,6 +20,7 @@ from batch_imaging.errors import EngineError, ParameterError, ResourceError, Wor
 from batch_imaging.execution.memory import available_memory_bytes, shown_bytes
 from batch_imaging.execution.progress import Progress
 from batch_imaging.io.zarr_cube import TILE
+from batch_imaging.pipelines.quantities import parse_bytes
 
 Along = Literal["spectra", "planes", "any"]
 """What must not be cut: the spectrum of a pixel, the plane of a channel, or nothing."""
@@ -210,11 +209,3 @@ def parse_chunk(text: str) -> tuple[int, int, int] | float:
             f"--chunk {text}: give a size as in 64MB, or channels,rows,columns as in 16,512,512 "
             "(0 for a whole axis)"
         ) from error
-
-
-def parse_bytes(text: str) -> float:
-    """Return a size such as 64MB or 2GiB in bytes; ValueError if it is none."""
-    size = float(dask.utils.parse_bytes(text))
-    if not (size > 0 and math.isfinite(size)):
-        raise ValueError(text)
-    return size

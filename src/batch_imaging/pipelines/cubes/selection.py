@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from batch_imaging.errors import DataError, ParameterError
 from batch_imaging.pipelines.cubes.channels import channels_of
 from batch_imaging.pipelines.cubes.schedule import Place
+from batch_imaging.pipelines.quantities import parse_quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +175,6 @@ def parse_direction(text: str) -> SkyCoord:
         return SkyCoord(text, unit=("hourangle", "deg"))
     plain = all(part.replace(".", "").strip("+-").isdigit() for part in text.split())
     return SkyCoord(text, unit="deg") if plain else SkyCoord(text)
-
-
-def parse_quantity(text: str, unit: str) -> units.Quantity:
-    """Return a quantity in ``unit``; a bare number is taken to be in it already."""
-    quantity = units.Quantity(text)
-    bare = quantity.unit == units.one
-    return units.Quantity(quantity.value, unit) if bare else quantity.to(unit)
 
 
 def parse_box(text: str) -> tuple[int, int, int, int]:

@@ -24,7 +24,7 @@ from batch_imaging.pipelines.cubes.opening import (
     quiet,
     with_pixels,
 )
-from batch_imaging.pipelines.cubes.selection import parse_quantity
+from batch_imaging.pipelines.quantities import parse_quantity
 
 SIGMA_TO_FWHM = 2.3548200450309493
 

@@ -204,8 +204,8 @@ def _cut(path: Path, number: int, rows: _Rows, by: By, max_bytes: float) -> list
     if most == 0:
         raise ParameterError(
             f"{path}: spectral window {rows.group.window_id} is about {n_bytes / 1e6:.3g} MB; "
-            f"{length} parts by {by} are too few for parts of {max_bytes / 1e6:.3g} MB: cut it by "
-            "something else, or allow larger ones"
+            f"cut by {by} into all it can be, {length}, parts are larger than "
+            f"{max_bytes / 1e6:.3g} MB: cut it by something else, or allow larger parts"
         )
     count = -(-length // most)
     whole = Part(path, number, n_bytes=n_bytes // count)

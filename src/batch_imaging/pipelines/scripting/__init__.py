@@ -27,6 +27,7 @@ from batch_imaging.pipelines.scripting.imaging import (
     weight_list_rsexecute_workflow,
     zero_list_rsexecute_workflow,
 )
+from batch_imaging.pipelines.scripting.looking import ImageStatistics, qa_image, show_image
 from batch_imaging.pipelines.scripting.pipelines import (
     SkyPartition,
     continuum_imaging_list_rsexecute_workflow,
@@ -46,6 +47,7 @@ from batch_imaging.pipelines.scripting.simulation import (
     create_test_skycomponents_from_s3,
     create_visibility,
     create_visibility_from_ms,
+    dft_skycomponent_visibility,
     export_image_to_fits,
     insert_skycomponent,
     predict_skycomponent_visibility,
@@ -53,6 +55,7 @@ from batch_imaging.pipelines.scripting.simulation import (
 )
 
 __all__ = [
+    "ImageStatistics",
     "PolarisationFrame",
     "SkyPartition",
     "advise_wide_field",
@@ -74,6 +77,7 @@ __all__ = [
     "create_visibility",
     "create_visibility_from_ms",
     "deconvolve_list_rsexecute_workflow",
+    "dft_skycomponent_visibility",
     "export_image_to_fits",
     "ical_list_rsexecute_workflow",
     "image_gather_facets",
@@ -83,8 +87,10 @@ __all__ = [
     "mpccal_skymodel_list_rsexecute_workflow",
     "predict_list_rsexecute_workflow",
     "predict_skycomponent_visibility",
+    "qa_image",
     "residual_list_rsexecute_workflow",
     "restore_list_rsexecute_workflow",
+    "show_image",
     "simulate_gaintable",
     "simulate_list_rsexecute_workflow",
     "spectral_line_imaging_list_rsexecute_workflow",

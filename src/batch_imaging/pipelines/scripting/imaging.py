@@ -102,7 +102,7 @@ def invert_list_rsexecute_workflow(
     return results
 
 
-@workflow(predict_list_rsexecute_workflow, invert_list_rsexecute_workflow)
+@workflow()
 def residual_list_rsexecute_workflow(
     vis: Sequence[Visibility],
     model_imagelist: Sequence[Image],
@@ -185,6 +185,8 @@ def deconvolve_list_rsexecute_workflow(
     require_one_of("algorithm", algorithm, ALGORITHMS)
     if not 0 <= fractional_threshold < 1:
         raise ParameterError(f"fractional_threshold = {fractional_threshold}: from 0 to below 1")
+    if not 0 < gain <= 1:
+        raise ParameterError(f"gain = {gain}: above 0, at most 1")
     layout = FacetLayout(deconvolve_facets, deconvolve_overlap, deconvolve_taper)
     n_facets = deconvolve_facets**2
     joint = algorithm in JOINT_ALGORITHMS

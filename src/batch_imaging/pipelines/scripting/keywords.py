@@ -20,7 +20,8 @@ NEEDLESS = {
     name: reason
     for reason, names in {
         "the gridder takes the w term of every visibility into account": (
-            "gcfcf wstep wmax do_wstacking padding oversampling support facets"
+            "gcfcf wstep wmax do_wstacking padding oversampling support facets "
+            "delA wprojection_planes"
         ),
         "the images say themselves how many channels they have": "nchan",
         "the psf is used as far as it reaches": "psf_support",
@@ -32,10 +33,17 @@ NEEDLESS = {
     for name in names.split()
 }
 
+ONE_VALUE = {"timeslice": "auto"}
+"""Parameters that may be given, with this value alone."""
+
 W_CONTEXTS = ("wstack", "facets_wstack", "wprojection", "wprojectwstack", "awprojection")
 CONTEXTS = ("ng", "wg", "2d", "timeslice", "facets", "facets_timeslice", *W_CONTEXTS)
 
+PIPELINES_DECIDE = frozenset({"dopsf", "normalise", "prefix", "residual_imagelist"})
+"""Parameters of workflows that pipelines set themselves."""
+
 _NAMES: dict[Callable[..., Any], frozenset[str]] = {}
+_PASSED: dict[Callable[..., Any], frozenset[str]] = {}
 
 
 def workflow(
@@ -45,8 +53,9 @@ def workflow(
 
     def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         own = inspect.signature(function).parameters.values()
-        names = {p.name for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD}
-        accepted = frozenset(names.union(*(_NAMES[other] for other in passes_to)))
+        named = [p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        passed = frozenset[str]().union(*(_PASSED[other] for other in passes_to))
+        accepted = passed.union(p.name for p in named)
 
         @wraps(function)
         def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -57,11 +66,15 @@ def workflow(
                     used[name] = value
                 elif name in NEEDLESS:
                     say_once(f"{given} has no effect: {NEEDLESS[name]}")
+                elif name in ONE_VALUE:
+                    require_one_of(name, str(value), [ONE_VALUE[name]])
                 else:
                     raise _unknown(f"{function.__name__}: parameter", given, accepted)
             return function(*args, **used)  # type: ignore[arg-type]
 
         _NAMES[checked] = accepted
+        optional = {p.name for p in named if p.default is not inspect.Parameter.empty}
+        _PASSED[checked] = passed | optional - PIPELINES_DECIDE
         return checked
 
     return decorate

@@ -1,6 +1,7 @@
 """What scripts start from: stations, visibilities, images, skies, and the simulate workflow."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from math import ceil, log2
 from pathlib import Path
@@ -165,9 +166,18 @@ create_blockvisibility = create_visibility
 
 
 @workflow()
-def create_visibility_from_ms(msname: str | Path, column: str = "DATA") -> Visibility:
-    """Read a Measurement Set of one field and one spectral window."""
-    return read_measurement_set(Path(msname), column=column)
+def create_visibility_from_ms(
+    msname: str | Path,
+    start_chan: int | None = None,
+    end_chan: int | None = None,
+    datacolumn: str = "DATA",
+) -> list[Visibility]:
+    """Read a Measurement Set of one field and one spectral window: a list of one element.
+
+    ``start_chan`` and ``end_chan`` are the first and the last channel.
+    """
+    channels = slice(start_chan, None if end_chan is None else end_chan + 1)
+    return [read_measurement_set(Path(msname), column=datacolumn, channels=channels)]
 
 
 create_blockvisibility_from_ms = create_visibility_from_ms
@@ -275,7 +285,11 @@ def create_test_skycomponents_from_s3(
 
 @workflow()
 def create_skycomponent(
-    direction: "SkyCoord | Direction", flux: ArrayLike, frequency: ArrayLike, name: str = "source"
+    direction: "SkyCoord | Direction",
+    flux: ArrayLike,
+    frequency: ArrayLike,
+    name: str = "source",
+    polarisation_frame: str = PolarisationFrame.STOKES_I,
 ) -> SkyModel:
     """Return a sky of one point source.
 
@@ -283,6 +297,7 @@ def create_skycomponent(
     ----------
     flux: Jy (chan,) or (chan, 1); frequency: (chan,) Hz, power laws between them.
     """
+    _require_stokes_i(polarisation_frame)
     at = _direction(direction)
     knots = np.atleast_1d(np.asarray(frequency, dtype=float))
     fluxes = np.broadcast_to(np.reshape(np.asarray(flux, dtype=float), -1), knots.shape)
@@ -322,6 +337,9 @@ def predict_skycomponent_visibility(
     return vis.with_vis(full.astype(np.complex64))
 
 
+dft_skycomponent_visibility = predict_skycomponent_visibility
+
+
 @workflow()
 def advise_wide_field(
     vis: Visibility, guard_band_image: float = 6.0, oversampling_synthesised_beam: float = 3.0
@@ -355,24 +373,35 @@ def advise_wide_field(
 
 
 @workflow()
-def export_image_to_fits(im: Image, fitsfile: str | Path, vis: Visibility) -> None:
+def export_image_to_fits(
+    im: Image, fitsfile: str | Path = "imaging.fits", vis: Visibility | None = None
+) -> None:
     """Write an image, in Jy/beam if it is restored, else Jy/pixel, as FITS.
 
-    ``vis`` are visibilities that it shows: they know array and times.
+    ``vis`` are visibilities that it shows; the header has their field, array and times.
     """
     header = ImageHeader(
         freq_hz=im.freq_hz,
         chan_width_hz=im.chan_width_hz,
         unit="Jy/pixel" if im.beams is None else "Jy/beam",
-        object_name=vis.field_name,
-        telescope=vis.stations.array_name,
+        object_name="",
+        telescope="",
         observer="",
-        start_mjd_s=float(vis.time_mjd_s.min() - vis.integration_s / 2),
-        end_mjd_s=float(vis.time_mjd_s.max() + vis.integration_s / 2),
-        reference_itrf_m=vis.stations.reference_itrf_m,
+        start_mjd_s=np.nan,
+        end_mjd_s=np.nan,
+        reference_itrf_m=np.full(3, np.nan),
         provenance=Provenance("batch_imaging", __version__, "", "", "", ""),
         beams=im.beams or (),
     )
+    if vis is not None:
+        header = replace(
+            header,
+            object_name=vis.field_name,
+            telescope=vis.stations.array_name,
+            start_mjd_s=float(vis.time_mjd_s.min() - vis.integration_s / 2),
+            end_mjd_s=float(vis.time_mjd_s.max() + vis.integration_s / 2),
+            reference_itrf_m=vis.stations.reference_itrf_m,
+        )
     write_fits_image(Path(fitsfile), im.data[:, 0].astype(np.float32), im.geometry, header)
 
 
@@ -386,8 +415,7 @@ def _empty_image(
 ) -> Image:
     if npixel < 2 or npixel % 2:
         raise ParameterError(f"npixel = {npixel}: an even number of at least 2")
-    if _frame(polarisation_frame) is not PolarisationFrame.STOKES_I:
-        raise ParameterError("images are of Stokes I: polarisation_frame='stokesI'")
+    _require_stokes_i(polarisation_frame)
     return Image(
         np.zeros((len(freq_hz), 1, npixel, npixel), dtype=np.float32),
         ImageGeometry(npixel, cell_rad, centre),
@@ -401,6 +429,11 @@ def _direction(phasecentre: "SkyCoord | Direction") -> Direction:
         return phasecentre
     icrs = phasecentre.icrs
     return Direction(float(icrs.ra.rad), float(icrs.dec.rad))
+
+
+def _require_stokes_i(polarisation_frame: str) -> None:
+    if _frame(polarisation_frame) is not PolarisationFrame.STOKES_I:
+        raise ParameterError("models and images are of Stokes I: polarisation_frame='stokesI'")
 
 
 def _frame(name: str) -> PolarisationFrame:
