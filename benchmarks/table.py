@@ -50,7 +50,7 @@ class Measurement:
 
     def times_better_than(self, other: float | None) -> float | None:
         """Return how many times better the value is; below 1 it is worse."""
-        if self.value <= 0 or not other:
+        if self.value is None or self.value <= 0 or not other:
             return None
         return self.value / other if self.at_least else other / self.value
 
