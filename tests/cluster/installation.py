@@ -28,6 +28,7 @@ DEADLINE_S = 300.0
 REASON_S = 180.0
 """For what takes long, and for the reason of a failure: far more than on an idle machine."""
 KINDS = "all,pvc,cm,secret,sa,role,rolebinding,networkpolicy"
+ALWAYS_THERE = ("configmap/kube-root-ca.crt", "secret/default-token-", "serviceaccount/default")
 PB_LABEL = "batch-imaging/pb-id"
 SMALL: dict[str, Any] = {
     "n_workers": 2,
@@ -200,6 +201,18 @@ class Installation:
         while left := self.left_over(pb_id):
             assert time.monotonic() < deadline, f"{pb_id}: {left}\n{self.describe()}"
             time.sleep(1.0)
+
+    def assert_only(self, names: list[str]) -> None:
+        """Wait until nothing else is in the namespaces; helm does not wait for pods."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (found := self._found()) != names:
+            assert time.monotonic() < deadline, found
+            time.sleep(1.0)
+
+    def _found(self) -> list[str]:
+        listed = [self.kubectl("get", KINDS, "-o", "name", control=each) for each in (False, True)]
+        names = " ".join(listed).split()
+        return [name for name in names if not name.startswith(ALWAYS_THERE)]
 
     def forget(self, pb_id: str) -> None:
         """Delete a block's buffers and the deployment of its script."""

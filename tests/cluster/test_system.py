@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from installation import KINDS, SMALL, Installation, run
+from installation import SMALL, Installation, run
 
 from batch_imaging.control.config.entities import Status
 
@@ -26,7 +26,6 @@ for name in {DEVICES}:
         found[name] = [error.args[0].reason, "UNKNOWN"]
 print(json.dumps(found))
 """
-ALWAYS_THERE = ("configmap/kube-root-ca.crt", "secret/default-token-", "serviceaccount/default")
 IDLE_S = 30.0
 MEMORY_LIMIT_BYTES = 400 * 2**20
 CPU_LIMIT = 0.1  # of a core; the goal is a fifth of it, on a machine that does nothing else
@@ -146,12 +145,6 @@ def cpu_s(processes: list[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def left_behind(system: Installation) -> list[str]:
-    found = [system.kubectl("get", KINDS, "-o", "name", control=each) for each in (False, True)]
-    names = " ".join(found).split()
-    return [name for name in names if not name.startswith(ALWAYS_THERE)]
-
-
 def test_a_block_images_the_sets_of_an_earlier_one(system: Installation) -> None:
     made = system.create_block(SMALL | {"n_workers": 1, "spectral": {"enabled": False}})
     assert system.wait_for_end(made) == (Status.FINISHED, "")
@@ -176,9 +169,6 @@ def test_uninstalled_it_leaves_its_processing_namespace_and_can_come_back() -> N
         for _ in range(2):
             system.install()
             system.uninstall()
-            deadline = time.monotonic() + 60
-            while left := left_behind(system):  # helm does not wait for pods
-                assert time.monotonic() < deadline, left
-                time.sleep(1)
+            system.assert_only([])
     finally:
         system.delete_namespaces()
