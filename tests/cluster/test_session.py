@@ -40,8 +40,9 @@ def test_from_helm_install_to_an_image_and_to_helm_uninstall(tmp_path):
         _session(system, tmp_path / "fetched")
         assert_same_images_here(tmp_path)
         system.uninstall()
-        claims = [f"persistentvolumeclaim/buff-{BATCH}-{kind}" for kind in ("img", "vis")]
-        system.assert_only(claims)
+        buffers = [f"buff-{BATCH}-{kind}" for kind in ("img", "vis")]
+        claims = [f"persistentvolumeclaim/{each}" for each in buffers]
+        system.assert_only([*claims, *(f"secret/sh.helm.release.v1.{each}.v1" for each in buffers)])
     finally:
         system.delete_namespaces()
 
