@@ -1,7 +1,6 @@
 """Pictures of cubes: noise and beam against channel, maps, spectra; each a PNG."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +8,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from batch_imaging.report.png import to_png
 
 if TYPE_CHECKING:
     from batch_imaging.pipelines.cubes.extraction import Spectrum
@@ -74,10 +75,3 @@ def draw_spectra(
             axes.set_title(title, fontsize="small")
         column[-1].set_xlabel(label)
     return to_png(figure)
-
-
-def to_png(figure: Figure) -> bytes:
-    """Return a PNG whose bytes depend on nothing but the figure."""
-    stream = BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()

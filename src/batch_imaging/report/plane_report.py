@@ -14,7 +14,7 @@ from batch_imaging.io.fits_image import ImageHeader, publishing
 from batch_imaging.io.plane_sink import read_plane
 from batch_imaging.pipelines.cube_imaging import CubeResult
 from batch_imaging.pipelines.plane_imaging import Outcome, PlaneResult
-from batch_imaging.report.cube_pictures import to_png
+from batch_imaging.report.png import to_png
 
 FILE_NAME = "report.html"
 MAPS = 12

@@ -4,7 +4,6 @@ Matplotlib's objects are used without pyplot, so there is no global state and an
 may draw. Colours are those of Okabe & Ito (2008), which the colour-blind can tell apart.
 """
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +22,7 @@ from batch_imaging.model.gains import GainTable
 from batch_imaging.model.image import ImageGeometry
 from batch_imaging.model.sky import SkyModel
 from batch_imaging.pipelines.joint import MajorCycle
+from batch_imaging.report.png import to_png
 from batch_imaging.report.quality import PhaseError, PlaneQuality, SourceFit
 
 Floats = NDArray[np.float64]
@@ -82,7 +82,7 @@ def draw_restored(
         axes.set_xlim(-0.5, geometry.npixel - 0.5)
         axes.set_ylim(-0.5, geometry.npixel - 0.5)
     _draw_beam(axes, geometry, beam)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_residual(
@@ -107,7 +107,7 @@ def draw_residual(
     )
     _colour_bar(figure, axes, image, unit, extend="both")
     _draw_beam(axes, geometry, beam)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_psf(
@@ -146,7 +146,7 @@ def draw_psf(
         axes.plot([], [], color=ORANGE, lw=1.2, label="fitted beam (FWHM)")[0],
     ]
     axes.legend(handles=handles, loc="upper right", fontsize=8, framealpha=0.9, edgecolor=GRID)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_cut(cut: Plane, freq_hz: Floats, offset_rad: Floats, noise_jy: float, title: str) -> bytes:
@@ -174,7 +174,7 @@ def draw_cut(cut: Plane, freq_hz: Floats, offset_rad: Floats, noise_jy: float, t
     _colour_bar(figure, axes, image, "Jy/beam").set_ticks(ticks)
     axes.set(xlabel="offset to the east / arcmin", ylabel="frequency / MHz")
     axes.set_title(title, fontsize=10, loc="left")
-    return _png(figure)
+    return to_png(figure)
 
 
 # ------------------------------------------------------------------------------------- curves
@@ -204,7 +204,7 @@ def draw_spectra(freq_hz: Floats, fits: Sequence[Sequence[SourceFit]], n_shown: 
     upper.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     lower.axhline(0, color=MUTED, lw=0.8)
     lower.set(ylabel="difference / %", xlabel="frequency / MHz")
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_channels(windows: Sequence[PlaneQuality], channels: Sequence[PlaneQuality] = ()) -> bytes:
@@ -251,7 +251,7 @@ def draw_channels(windows: Sequence[PlaneQuality], channels: Sequence[PlaneQuali
     ):
         each.set_ylabel(label)
     axes[2].set_xlabel("frequency / MHz")
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_cycles(cycles: Sequence[MajorCycle]) -> bytes:
@@ -281,7 +281,7 @@ def draw_cycles(cycles: Sequence[MajorCycle]) -> bytes:
     axes.set_title("Residual at the start of each major cycle", fontsize=10, loc="left")
     axes.legend(fontsize=8, frameon=False)
     _tidy(axes)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_gains(
@@ -315,7 +315,7 @@ def draw_gains(
     axes.set_ylim(low, high + 0.22 * (high - low))
     axes.legend(fontsize=8, frameon=False, ncols=3, loc="upper left")
     _tidy(axes)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_phase_error(error: PhaseError) -> bytes:
@@ -340,7 +340,7 @@ def draw_phase_error(error: PhaseError) -> bytes:
     axes.set_ylim(0, 1.22)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     _tidy(axes)
-    return _png(figure)
+    return to_png(figure)
 
 
 # -------------------------------------------------------------------------------------- parts
@@ -479,9 +479,3 @@ def _relative_phase(gain: NDArray[np.complex128]) -> Floats:
     unit = gain / np.abs(gain)
     mean = unit.mean(axis=1, keepdims=True)
     return np.asarray(np.angle(unit * mean.conj()))
-
-
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi="figure", pil_kwargs={"compress_level": 3})
-    return stream.getvalue()
